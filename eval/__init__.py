@@ -1,0 +1,1 @@
+"""Evaluation: how good, how fast, compared with what."""

@@ -1,0 +1,164 @@
+"""Speed, as ratios of things run side by side.
+
+python -m eval.benchmark extract                     # vLLM called directly against Extractor
+python -m eval.benchmark pipeline --offers 1000000   # the command line's own work, with the scripted engine
+"""
+
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from itertools import cycle, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from extractor import Extractor, ProductOffer, load_schemas
+from extractor.engines.base import Generation, GenerationRequest
+from extractor.io import OfferReader
+from extractor.prompts import PROMPTS
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, help="Benchmarks; each prints what it measured.")
+SAMPLES = PROMPTS / "samples" / "catalogue.jsonl"
+
+
+class _Recorder:
+    """An engine that keeps the requests and answers none, to measure others on the very same ones."""
+
+    name, model, adapter = "recorder", "none@0", None
+
+    def __init__(self) -> None:
+        self.requests: list[GenerationRequest] = []
+
+    def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
+        self.requests += requests
+        return [Generation(finish_reason="error") for _ in requests]
+
+    def close(self) -> None:
+        pass
+
+
+def _offers(path: Path, n: int) -> list[ProductOffer]:
+    """`n` distinct offers: those of the file over and over, each round with another number at the end of the title."""
+    read = [row for row in OfferReader(path) if isinstance(row, ProductOffer)]
+    rounds = ((i, offer) for i, offer in enumerate(cycle(read)))
+    return [
+        offer.model_copy(update={"id": f"{offer.id}-{i}", "title": f"{offer.title} {i // len(read)}"})
+        for i, offer in islice(rounds, n)
+    ]
+
+
+@app.command()
+def extract(
+    model: str = "base",
+    data: Annotated[Path, typer.Option(help="Offers; the default is the sample catalogue.")] = SAMPLES,
+    schemas: Annotated[Path, typer.Option(help="Schemas of these offers.")] = PROMPTS / "schemas",
+    n: Annotated[int, typer.Option(help="Offers a round.")] = 288,
+    rounds: int = 3,
+) -> None:
+    """Records/s and tokens/s of vLLM called directly (no constraint, JSON Schema, grounded grammar) and of Extractor."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    from extractor.engines.vllm_offline import VllmEngine
+
+    engine = VllmEngine(model)
+    llm, output_type = engine._llm, engine._output_type
+    loaded, offers = load_schemas(schemas), _offers(data, n)
+
+    def requests(grounding: Any) -> list[GenerationRequest]:
+        recorder = _Recorder()
+        Extractor(recorder, loaded, grounding=grounding).extract(offers)
+        return recorder.requests
+
+    def directly(prepared: Sequence[GenerationRequest], constrained: bool) -> Callable[[], int]:
+        messages = [r.messages for r in prepared]
+        parameters = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=r.max_tokens,
+                logprobs=0,
+                flat_logprobs=True,
+                structured_outputs=StructuredOutputsParams(**output_type(r.constraint)) if constrained else None,
+            )
+            for r in prepared
+        ]
+
+        def run() -> int:
+            # vLLM writes into the parameters that it is given: a run needs its own.
+            outputs = llm.chat(messages, [p.clone() for p in parameters], use_tqdm=False)
+            return sum(len(o.outputs[0].token_ids) for o in outputs)
+
+        return run
+
+    def extractor() -> int:
+        records = Extractor(engine, loaded).extract(offers)
+        return sum(record.usage.output_tokens for record in records if hasattr(record, "usage"))
+
+    free, strict = requests("off"), requests("strict")
+    contenders: dict[str, Callable[[], int]] = {
+        "vLLM, no constraint": directly(free, constrained=False),
+        "vLLM, JSON Schema": directly(free, constrained=True),
+        "vLLM, grounded grammar": directly(strict, constrained=True),
+        "Extractor, strict": extractor,
+    }
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    tokens: dict[str, int] = {}
+    for round_ in range(rounds + 1):
+        for name, run in contenders.items():
+            llm.reset_prefix_cache()
+            begin = time.perf_counter()
+            tokens[name] = run()
+            if round_:  # the first round warms up
+                times[name].append(time.perf_counter() - begin)
+    print(f"{n} offers, {rounds} rounds, medians; model {engine.model}")
+    for name, seconds in times.items():
+        median = statistics.median(seconds)
+        print(f"{name:24} {n / median:8.1f} records/s {tokens[name] / median:9.0f} tokens/s {median:7.2f} s")
+    ratio = statistics.median(
+        a / b for a, b in zip(times["Extractor, strict"], times["vLLM, grounded grammar"], strict=True)
+    )
+    print(f"Extractor takes {ratio:.3f} times the time of vLLM called directly with the same constraints")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
+    engine.close()
+
+
+@app.command()
+def pipeline(
+    offers: Annotated[int, typer.Option(help="Lines of the large file.")] = 1_000_000,
+) -> None:
+    """Time and memory of `shelfwise extract` with the scripted engine: reading, rendering, constraint, parsing, writing."""
+    rows = [json.loads(line) for line in SAMPLES.read_text(encoding="utf-8").splitlines()]
+    rows = [row for row in rows if row["title"].strip()]
+    with tempfile.TemporaryDirectory() as folder:
+        small, large = (_extract_file(Path(folder), rows, n) for n in (1_000, offers))
+    print(f"1,000 offers:   {small[0]:8.1f} s, peak {small[1]:.0f} MiB")
+    print(
+        f"{offers:,} offers: {large[0]:8.1f} s, peak {large[1]:.0f} MiB, {large[1] - small[1]:.0f} MiB above the start"
+    )
+    print(f"{1e6 * (large[0] - small[0]) / max(offers - 1_000, 1):.0f} µs a record")
+
+
+def _extract_file(folder: Path, rows: list[dict[str, Any]], n: int) -> tuple[float, float]:
+    source = folder / f"{n}.jsonl"
+    with source.open("w", encoding="utf-8") as file:
+        for i, row in enumerate(islice(cycle(rows), n)):
+            file.write(json.dumps(row | {"id": f"{i}"}, ensure_ascii=False) + "\n")
+    command = [sys.executable, "-m", "extractor", "extract", str(source), "--engine", "scripted"]
+    command += ["--schema", str(PROMPTS / "schemas"), "--out", str(folder / "records.jsonl")]
+    begin = time.perf_counter()
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status not in (0, 256):
+        raise SystemExit(f"extract ended with status {status}")
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,308 @@
+"""The command `shelfwise`: options in, calls into the library, exit status out. No logic of its own.
+
+Exit status: 0, all went well; 1, a run with failures; 2, the caller's mistake, or an engine that cannot start; 130, interrupted.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import islice
+from pathlib import Path
+from typing import IO, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from typer.core import TyperGroup
+
+from extractor.config import load_settings
+from extractor.demonstrations import DemonstrationPool, check_demonstrations
+from extractor.engines import create_engine
+from extractor.errors import EngineError, InputError, ShelfwiseError
+from extractor.extract import Extractor
+from extractor.io import Columns, OfferReader, open_writer, read_labelled
+from extractor.prompts import PROMPTS, lint_template, list_templates, load_template
+from extractor.records import Extraction, Failure, ProductOffer
+from extractor.schema import AttributeSchema, load_schema, load_schemas
+
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+class _Group(TyperGroup):
+    """Turns errors made on purpose into one line and an exit status; programming errors keep their traceback."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except ShelfwiseError as error:
+            errors.print(f"[red]error:[/red] {escape(str(error))}")
+            raise typer.Exit(2) from error
+        except BrokenPipeError:
+            sys.stderr.close()  # `shelfwise … | head` is no error
+            raise typer.Exit(0) from None
+
+
+app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
+schema_app = typer.Typer(no_args_is_help=True, help="Check schemas, export them as JSON Schema.")
+prompts_app = typer.Typer(no_args_is_help=True, help="List, show, render and lint prompt templates.")
+app.add_typer(schema_app, name="schema")
+app.add_typer(prompts_app, name="prompts")
+
+
+@app.callback()
+def main() -> None:
+    """Untidy product offers in, clean attribute records out."""
+
+
+@app.command()
+def extract(
+    offers: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; `-` reads JSONL from standard input.")],
+    schema: Annotated[Optional[Path], typer.Option(help="A schema, or a folder of schemas.")] = None,
+    attributes: Annotated[Optional[str], typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
+    html: Annotated[Optional[Path], typer.Option(help="Also write the records as an HTML page.")] = None,
+    demonstrations: Annotated[
+        Optional[Path], typer.Option(help="Labelled offers (JSONL) for few-shot prompts.")
+    ] = None,
+    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt. [default: 5]")] = None,
+    choice: Annotated[Optional[str], typer.Option(help="How they are chosen: similar, fixed, random.")] = None,
+    template: Annotated[
+        Optional[str], typer.Option(help="name, name@version or a .jinja file. [default: extract]")
+    ] = None,
+    grounding: Annotated[Optional[str], typer.Option(help="strict: only spans of the offer; off: any text.")] = None,
+    truncate: Annotated[
+        Optional[bool], typer.Option("--truncate", help="Cut offers that overflow the context.")
+    ] = None,
+    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
+    model: Annotated[
+        Optional[str], typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves.")
+    ] = None,
+    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[Optional[str], typer.Option(help="Of an OpenAI-compatible server, with /v1.")] = None,
+    api_key: Annotated[Optional[str], typer.Option(help="For that server; better in SHELFWISE_API_KEY.")] = None,
+    concurrency: Annotated[Optional[int], typer.Option(help="Requests under way at a server. [default: 64]")] = None,
+    id_column: Annotated[str, typer.Option(help="Column or key of the id.")] = "id",
+    title_column: Annotated[str, typer.Option(help="… of the title.")] = "title",
+    description_column: Annotated[str, typer.Option(help="… of the description.")] = "description",
+    category_column: Annotated[str, typer.Option(help="… of the category.")] = "category",
+) -> None:
+    """Extract attribute records from product offers."""
+    settings = load_settings(
+        engine=engine,
+        model=model,
+        adapter=adapter,
+        base_url=base_url,
+        api_key=api_key,
+        concurrency=concurrency,
+        template=template,
+        grounding=grounding,
+        truncate=truncate,
+        k=k,
+        choice=choice,
+    )
+    schemas = _schemas(schema, attributes)
+    reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
+    pool = DemonstrationPool([])
+    if demonstrations:
+        labelled = read_labelled(demonstrations)
+        check_demonstrations(labelled, schemas)
+        pool = DemonstrationPool(labelled, settings.k, settings.choice)
+    names = list(dict.fromkeys(a.name for s in schemas for a in s.attributes))
+    chosen = load_template(settings.template)
+    with ExitStack() as stack:
+        running = create_engine(settings.engine, **settings.engine_options())
+        stack.callback(running.close)
+        extractor = Extractor(
+            running, schemas, chosen, demonstrations=pool, grounding=settings.grounding, truncate=settings.truncate
+        )
+        writer = stack.enter_context(open_writer(out, names))
+        copy = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) if html else None
+        status = _run(reader, extractor, writer, copy, settings.chunk)
+        if html and copy:
+            _write_page(copy, html)
+    raise typer.Exit(status)
+
+
+def _schemas(schema: Path | None, attributes: str | None) -> list[AttributeSchema]:
+    if (schema is None) == (attributes is None):
+        raise InputError("say what to extract: --schema FILE or FOLDER, or --attributes 'Brand,Color,Size'")
+    return load_schemas(schema) if schema else [AttributeSchema.from_names((attributes or "").split(","))]
+
+
+def _run(reader: OfferReader, extractor: Extractor, writer: Any, copy: IO[str] | None, chunk: int) -> int:
+    """Chunk by chunk: read, extract, write. What is finished is on disk whatever happens next."""
+    counts: Counter[str] = Counter()
+    status = 0
+    with _progress() as progress:
+        task = progress.add_task("", total=None, speed=0.0, failures=0)
+        started = time.monotonic()
+        rows = iter(reader)
+        try:
+            while batch := list(islice(rows, chunk)):
+                records = extract_rows(extractor, batch)
+                writer.write(records)
+                if copy:
+                    copy.writelines(r.model_dump_json(by_alias=True) + "\n" for r in records)
+                counts.update(r.failure.reason if isinstance(r, Failure) else "" for r in records)
+                done = sum(counts.values())
+                progress.update(
+                    task,
+                    completed=done,
+                    total=round(done / reader.fraction) if reader.fraction else None,
+                    speed=done / (time.monotonic() - started),
+                    failures=done - counts[""],
+                )
+        except KeyboardInterrupt:
+            errors.print("interrupted; what was finished is written")
+            status = 130
+        except EngineError as error:
+            if not counts:
+                raise
+            errors.print(
+                f"[red]error:[/red] {escape(str(error))}\nthe records before it are written; run the rest again"
+            )
+            status = 1
+    failed = _summary(counts)
+    return status or failed
+
+
+def extract_rows(extractor: Extractor, rows: list[ProductOffer | Failure]) -> list[Extraction | Failure]:
+    """Records for the offers among `rows`, with the failures in their places."""
+    records = iter(extractor.extract([row for row in rows if isinstance(row, ProductOffer)]))
+    return [row if isinstance(row, Failure) else next(records) for row in rows]
+
+
+def _progress() -> Progress:
+    return Progress(
+        SpinnerColumn(),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[speed]:.1f} records/s"),
+        TextColumn("{task.fields[failures]} failures"),
+        TimeRemainingColumn(),
+        console=errors,
+        disable=not sys.stderr.isatty(),
+        transient=True,
+    )
+
+
+def _summary(counts: Counter[str]) -> int:
+    failed = {reason: n for reason, n in counts.items() if reason}
+    total = sum(counts.values())
+    detail = ": " + ", ".join(f"{n} {reason}" for reason, n in sorted(failed.items())) if failed else ""
+    errors.print(f"{total} offers, {counts['']} records, {sum(failed.values())} failures{detail}")
+    return 1 if failed else 0
+
+
+def _write_page(lines: IO[str], target: Path) -> None:
+    from extractor.view import write_html
+
+    lines.seek(0)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    write_html((json.loads(line) for line in lines), target)
+    errors.print(f"wrote {target}")
+
+
+@app.command()
+def view(
+    records: Annotated[Path, typer.Argument(help="Records as JSONL.")],
+    html: Annotated[Optional[Path], typer.Option(help="Write an HTML page instead of printing a table.")] = None,
+    limit: Annotated[int, typer.Option(help="Rows of the table.")] = 100,
+) -> None:
+    """Show records: as a table here, or as an HTML page that opens offline."""
+    if not records.is_file():
+        raise InputError(f"{records}: no such file")
+    with records.open(encoding="utf-8") as lines:
+        if html:
+            _write_page(lines, html)
+        else:
+            _print_table(_loaded(records, lines), limit)
+
+
+def _loaded(path: Path, lines: IO[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(lines, 1):
+        try:
+            record = json.loads(line)
+            record["offer_id"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise InputError(f"{path}:{number}: not a record: {error}") from error
+        yield record
+
+
+def _print_table(records: Iterator[dict[str, Any]], limit: int) -> None:
+    table = Table("offer", "title", "attributes", show_lines=False, row_styles=["", "dim"], expand=True)
+    for record in islice(records, limit):
+        if "failure" in record:
+            shown = f"[red]{record['failure']['reason']}[/red] {escape(record['failure']['message'])}"
+        else:
+            shown = "  ".join(
+                f"[cyan]{escape(name)}[/cyan] {escape(' | '.join(v['normalized_value'] or v['value'] for v in values))}"
+                for name, values in record["attributes"].items()
+                if values
+            )
+        title = (record.get("title") or "").replace("\n", " ")
+        table.add_row(escape(record["offer_id"]), escape(title[:70] + ("…" if len(title) > 70 else "")), shown)
+    Console().print(table)
+
+
+@schema_app.command("check")
+def schema_check(path: Annotated[Path, typer.Argument(help="A schema, or a folder of schemas.")]) -> None:
+    """Check schemas and print what they hold."""
+    for schema in load_schemas(path):
+        names = ", ".join(a.name for a in schema.attributes)
+        print(f"{schema.reference}: {len(schema.attributes)} attributes: {names}")
+
+
+@schema_app.command("export")
+def schema_export(path: Annotated[Path, typer.Argument(help="A schema.")]) -> None:
+    """Print the JSON Schema of a schema's answers."""
+    from extractor.answer import json_schema
+
+    print(json.dumps(json_schema(load_schema(path)), ensure_ascii=False, indent=2))
+
+
+@prompts_app.command("list")
+def prompts_list() -> None:
+    """List the templates, name@version."""
+    for reference in list_templates():
+        print(f"{reference}\t{load_template(reference).sha256[:12]}")
+
+
+@prompts_app.command("show")
+def prompts_show(template: Annotated[str, typer.Argument(help="name, name@version or a .jinja file.")]) -> None:
+    """Print a template's source."""
+    print(load_template(template).source, end="")
+
+
+@prompts_app.command("render")
+def prompts_render(
+    template: Annotated[str, typer.Argument(help="name, name@version or a .jinja file.")] = "extract",
+    schema: Annotated[Path, typer.Option(help="A schema.")] = PROMPTS / "schemas" / "shoes.yaml",
+    title: str = "Velmora Suede Loafer, Tan, EU 42",
+    description: Annotated[Optional[str], typer.Option()] = None,
+    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers (JSONL).")] = None,
+    k: int = 2,
+) -> None:
+    """Print the messages that a template makes of an offer."""
+    chosen = load_schema(schema)
+    offer = ProductOffer(id="render", title=title, description=description, category=chosen.category)
+    pool = DemonstrationPool(read_labelled(demonstrations) if demonstrations else [], k)
+    for message in load_template(template).render(chosen, offer, pool.choose(offer, chosen)):
+        print(f"--- {message['role']}\n{message['content']}")
+
+
+@prompts_app.command("lint")
+def prompts_lint(
+    templates: Annotated[Optional[list[str]], typer.Argument(help="Default: all that are listed.")] = None,
+) -> None:
+    """Check templates: variables, messages, where the offer stands."""
+    findings = [f for t in templates or list_templates() for f in lint_template(load_template(t))]
+    for finding in findings:
+        print(finding)
+    raise typer.Exit(1 if findings else 0)

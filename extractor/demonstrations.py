@@ -1,0 +1,103 @@
+"""Labelled offers as examples in the prompt: checked, then chosen per offer.
+
+Demonstrations come from a training split only: an offer never demonstrates itself.
+"""
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from random import Random
+from typing import Literal
+
+from extractor.errors import DemonstrationError
+from extractor.records import LabelledOffer, ProductOffer
+from extractor.schema import Attribute, AttributeSchema, category_key
+
+Choice = Literal["similar", "fixed", "random"]
+
+_WORD = re.compile(r"[^\W\d_]+|\d+|[\u3400-\u9fff]")
+
+
+class DemonstrationPool:
+    """Labelled offers to choose from. `k` of the offer's category reach each prompt, the most similar one last.
+
+    `choice`: "similar", by cosine of word counts weighted by inverse document frequency (Spärck Jones 1972); "fixed", the
+    first k; "random", drawn by `seed` and the offer's id.
+    """
+
+    def __init__(self, offers: Iterable[LabelledOffer], k: int = 5, choice: Choice = "similar", seed: int = 0) -> None:
+        self.k, self.choice, self.seed = k, choice, seed
+        self._by_category: dict[str, list[LabelledOffer]] = {}
+        for offer in offers:
+            self._by_category.setdefault(category_key(offer.category), []).append(offer)
+        self._vectors = {key: _Vectors(members) for key, members in self._by_category.items()}
+
+    def choose(self, offer: ProductOffer, schema: AttributeSchema) -> list[LabelledOffer]:
+        key = category_key(schema.category or offer.category)
+        pool = [d for d in self._by_category.get(key, []) if d.id != offer.id and d.title != offer.title]
+        if not pool or self.k < 1:
+            return []
+        match self.choice:
+            case "fixed":
+                return pool[: self.k]
+            case "random":
+                return Random(f"{self.seed}:{offer.id}").sample(pool, min(self.k, len(pool)))
+        ranked = self._vectors[key].nearest(offer, pool, self.k)
+        return ranked[::-1]
+
+
+class _Vectors:
+    def __init__(self, offers: Sequence[LabelledOffer]) -> None:
+        counts = {o.id: _words(o) for o in offers}
+        frequency = Counter(word for words in counts.values() for word in words)
+        self._idf = {word: math.log(1 + len(offers) / n) for word, n in frequency.items()}
+        self._weights = {identity: self._weighted(words) for identity, words in counts.items()}
+
+    def _weighted(self, words: Counter[str]) -> dict[str, float]:
+        weights = {w: n * self._idf[w] for w, n in words.items() if w in self._idf}
+        norm = math.sqrt(sum(x * x for x in weights.values())) or 1.0
+        return {w: x / norm for w, x in weights.items()}
+
+    def nearest(self, offer: ProductOffer, pool: list[LabelledOffer], k: int) -> list[LabelledOffer]:
+        query = self._weighted(_words(offer))
+
+        def similarity(candidate: LabelledOffer) -> float:
+            weights = self._weights[candidate.id]
+            return sum(x * weights.get(w, 0.0) for w, x in query.items())
+
+        return sorted(pool, key=similarity, reverse=True)[:k]
+
+
+def _words(offer: ProductOffer) -> Counter[str]:
+    return Counter(w.casefold() for text in offer.texts().values() for w in _WORD.findall(text))
+
+
+def check_demonstrations(offers: Sequence[LabelledOffer], schemas: Sequence[AttributeSchema]) -> None:
+    """Raise DemonstrationError, naming up to five offers whose values stand neither in their text nor in a vocabulary."""
+    known = {category_key(s.category): {a.name: a for a in s.attributes} for s in schemas}
+    problems: list[str] = []
+    for offer in offers:
+        key = category_key(offer.category) if category_key(offer.category) in known else ""
+        attributes = known.get(key, next(iter(known.values())) if len(known) == 1 else {})
+        for name, values in offer.attributes.items():
+            if name not in attributes:
+                continue  # not asked for, hence never shown
+            problems += [
+                f"{offer.id}: {name}: {reason}" for v in values if (reason := _problem(attributes[name], v, offer))
+            ]
+    if problems:
+        shown = "\n  ".join(problems[:5])
+        more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
+        raise DemonstrationError(f"demonstrations contradict their own text:\n  {shown}{more}")
+
+
+def _problem(attribute: Attribute, value: str, offer: LabelledOffer) -> str:
+    match attribute.type:
+        case "enum":
+            return "" if value in attribute.values else f"{value!r} is not among {list(attribute.values)}"
+        case "number":
+            return "" if re.fullmatch(r"-?\d+(\.\d+)?", value) else f"{value!r} is not a number"
+        case "boolean":
+            return "" if value in ("true", "false") else f"{value!r} is neither true nor false"
+    return "" if any(value in text for text in offer.texts().values()) else f"{value!r} is not in the offer's text"

@@ -1,0 +1,115 @@
+"""transformers in this process, for a laptop without vLLM. Slower than vLLM; the same constraints, the same records."""
+
+from typing import Any
+
+import torch
+from outlines.backends.llguidance import LLGuidanceBackend
+from outlines.models.transformers import Transformers
+from outlines.types import CFG
+from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
+
+from extractor.engines.base import Generation, GenerationRequest, overflow
+from extractor.engines.models import model_reference, resolve_model
+from extractor.errors import EngineError
+
+
+class HuggingFaceEngine:
+    """`device` is a torch device; by default a GPU where there is one. Requests run in batches of `batch_size`, the
+    longest prompts together."""
+
+    name = "huggingface"
+    adapter = None
+
+    def __init__(self, model: str = "base", device: str | None = None, batch_size: int = 32) -> None:
+        self.model = model_reference(model)
+        path = resolve_model(model)
+        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+        try:
+            self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+            # bfloat16 on a CPU without its instructions is slower than float32, and greedy answers differ little.
+            dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+            self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
+        except (OSError, ValueError) as error:
+            raise EngineError(f"transformers cannot load {model!r}: {error}") from error
+        if self._tokenizer.pad_token_id is None:
+            self._tokenizer.pad_token = self._tokenizer.eos_token
+        self._backend = LLGuidanceBackend(Transformers(self._model, self._tokenizer))
+        self._context = self._model.config.max_position_embeddings
+        self._device, self._batch_size = device, batch_size
+
+    def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
+        generations: dict[int, Generation] = {}
+        prompts: dict[int, list[int]] = {}
+        for place, request in enumerate(requests):
+            ids = self._tokenizer.apply_chat_template(
+                request.messages, add_generation_prompt=True, return_dict=False, enable_thinking=False
+            )
+            if len(ids) + request.max_tokens > self._context:
+                generations[place] = overflow(len(ids), request.max_tokens, self._context)
+            else:
+                prompts[place] = ids
+        places = sorted(prompts, key=lambda place: len(prompts[place]), reverse=True)
+        for begin in range(0, len(places), self._batch_size):
+            batch = places[begin : begin + self._batch_size]
+            answers = self._batch([requests[p] for p in batch], [prompts[p] for p in batch])
+            generations.update(zip(batch, answers, strict=True))
+        return [generations[place] for place in range(len(requests))]
+
+    def close(self) -> None:
+        pass
+
+    @torch.inference_mode()
+    def _batch(self, requests: list[GenerationRequest], prompts: list[list[int]]) -> list[Generation]:
+        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        width = inputs["input_ids"].shape[1]
+        limits = [r.max_tokens for r in requests]
+        outputs = self._model.generate(
+            **inputs,
+            logits_processor=[_PerRow([self._processor(r) for r in requests])],
+            max_new_tokens=max(limits),
+            do_sample=False,
+            output_scores=True,
+            return_dict_in_generate=True,
+            pad_token_id=self._tokenizer.pad_token_id,
+        )
+        written = outputs.sequences[:, width:].cpu()
+        scores = torch.stack(
+            [
+                s.float().log_softmax(-1).gather(1, written[:, i : i + 1].to(s.device))[:, 0]
+                for i, s in enumerate(outputs.scores)
+            ],
+            dim=1,
+        ).cpu()
+        rows = zip(written.tolist(), scores.tolist(), prompts, limits, strict=True)
+        return [self._generation(ids, logprobs, len(prompt), limit) for ids, logprobs, prompt, limit in rows]
+
+    def _processor(self, request: GenerationRequest) -> Any:
+        if isinstance(request.constraint, CFG):
+            return self._backend.get_cfg_logits_processor(request.constraint.definition)
+        return self._backend.get_json_schema_logits_processor(request.constraint.schema)
+
+    def _generation(self, ids: list[int], logprobs: list[float], prompt_tokens: int, limit: int) -> Generation:
+        end = self._tokenizer.eos_token_id
+        stopped = end in ids[: limit + 1]
+        count = ids.index(end) if stopped else min(limit, len(ids))
+        ids = ids[:count]
+        return Generation(
+            text=self._tokenizer.decode(ids, skip_special_tokens=True),
+            pieces=[self._tokenizer.decode([i]) for i in ids],
+            logprobs=logprobs[:count],
+            finish_reason="stop" if stopped else "length",
+            prompt_tokens=prompt_tokens,
+            output_tokens=count + stopped,
+        )
+
+
+class _PerRow(LogitsProcessor):
+    """One Outlines processor for each row of a batch: an Outlines model takes one output type for a whole batch."""
+
+    def __init__(self, processors: list[Any]) -> None:
+        self._processors = processors
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        for i, processor in enumerate(self._processors):
+            scores[i : i + 1] = processor.process_logits(input_ids[i : i + 1], scores[i : i + 1])
+        return scores

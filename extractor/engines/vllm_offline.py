@@ -1,0 +1,115 @@
+"""vLLM in this process: `vllm.LLM` with one set of sampling parameters per request."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+from extractor.adapters import check_adapter
+from extractor.engines.base import Generation, GenerationRequest, overflow
+from extractor.engines.models import model_reference, resolve_model
+from extractor.errors import EngineError
+
+# A library in somebody's process says nothing on its own; set the variable to see vLLM's log.
+os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+# GiB for keys and values on a CPU; unset, vLLM claims much of the memory. Without effect on a GPU.
+os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")
+# The engine core in this process: no second interpreter to start, and nothing to guard in a user's script.
+os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
+
+
+class VllmEngine:
+    """`model` is `base`, a folder or a hub name; `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
+
+    name = "vllm"
+
+    def __init__(
+        self,
+        model: str = "base",
+        adapter: Path | None = None,
+        max_model_len: int | None = None,
+        max_num_seqs: int = 256,
+        **options: Any,
+    ) -> None:
+        from outlines.models.vllm_offline import VLLMOfflineTypeAdapter
+        from vllm import LLM
+        from vllm.platforms import current_platform
+
+        self.model = model_reference(model)
+        path = resolve_model(model)
+        settings: dict[str, Any] = {
+            "enable_prefix_caching": True,
+            # The grammar of strict grounding is llguidance's; without free white space no answer can run on in blanks.
+            "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
+            "max_model_len": max_model_len,
+            "max_num_seqs": max_num_seqs,
+        }
+        if current_platform.is_cpu():
+            settings |= {"enforce_eager": True, "dtype": "bfloat16"}
+        self._lora = None
+        self.adapter: str | None = None
+        if adapter:
+            from vllm.lora.request import LoRARequest
+
+            rank = check_adapter(adapter, path)
+            settings |= {"enable_lora": True, "max_lora_rank": max(8, rank)}
+            self._lora = LoRARequest(adapter.name, 1, str(adapter))
+            self.adapter = adapter.name
+        try:
+            self._llm = LLM(path, **(settings | options))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise EngineError(f"vLLM cannot load {model!r}: {error}") from error
+        self._tokenizer = self._llm.get_tokenizer()
+        self._context = self._llm.llm_engine.model_config.max_model_len
+        self._output_type = VLLMOfflineTypeAdapter().format_output_type
+
+    def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        generations: list[Generation | None] = [None] * len(requests)
+        prompts, parameters, places = [], [], []
+        for place, request in enumerate(requests):
+            ids = self._tokenizer.apply_chat_template(
+                request.messages, add_generation_prompt=True, return_dict=False, enable_thinking=False
+            )
+            if len(ids) + request.max_tokens > self._context:
+                generations[place] = overflow(len(ids), request.max_tokens, self._context)
+                continue
+            prompts.append({"prompt_token_ids": ids})
+            parameters.append(
+                SamplingParams(
+                    temperature=0.0,
+                    max_tokens=request.max_tokens,
+                    logprobs=0,
+                    flat_logprobs=True,
+                    structured_outputs=StructuredOutputsParams(**self._output_type(request.constraint)),
+                )
+            )
+            places.append(place)
+        if prompts:
+            outputs = self._llm.generate(prompts, parameters, lora_request=self._lora, use_tqdm=False)
+            for place, output in zip(places, outputs, strict=True):
+                generations[place] = _generation(output)
+        return [g for g in generations if g is not None]
+
+    def close(self) -> None:
+        self._llm.llm_engine.engine_core.shutdown()
+
+
+def _generation(output: Any) -> Generation:
+    completion = output.outputs[0]
+    reason = completion.finish_reason
+    # The end token is the last one, and writes no text.
+    count = len(completion.token_ids) - (reason == "stop")
+    return Generation(
+        text=completion.text,
+        pieces=completion.logprobs.decoded_tokens[:count],
+        logprobs=completion.logprobs.logprobs[:count],
+        finish_reason=reason if reason in ("stop", "length") else "error",
+        message="" if reason in ("stop", "length") else f"vLLM ended the request: {reason}",
+        prompt_tokens=len(output.prompt_token_ids),
+        cached_tokens=output.num_cached_tokens or 0,
+        output_tokens=len(completion.token_ids),
+    )

@@ -1,0 +1,62 @@
+"""Everything that can go wrong, as one tree.
+
+    ShelfwiseError
+    ├── InputError              the caller's mistake: exit status 2
+    │   ├── SchemaError         an attribute schema that contradicts itself; names file, line and key
+    │   ├── TemplateError       a template that does not load, or asks for a variable that nobody gives
+    │   ├── DemonstrationError  a labelled offer whose values are not in its own text
+    │   ├── AdapterError        adapter weights that do not belong to this base model
+    │   └── MissingExtraError   a package of an optional extra is not installed
+    └── EngineError             the model cannot answer; `retryable` says whether trying again can help
+        ├── ModelNotFoundError  no model where `--model` points
+        └── EngineUnavailable   a server that does not answer, or answers that it is overloaded
+
+A single offer that cannot be extracted is no exception: it is a `Failure` value (see `extractor.records`).
+"""
+
+
+class ShelfwiseError(Exception):
+    """Base of all errors raised on purpose. The message says what is wrong, where, and what to do."""
+
+    retryable = False
+
+
+class InputError(ShelfwiseError):
+    """Input, options or files that cannot be used as they are."""
+
+
+class SchemaError(InputError):
+    """An attribute schema that cannot be used."""
+
+
+class TemplateError(InputError):
+    """A prompt template that cannot be loaded or rendered."""
+
+
+class DemonstrationError(InputError):
+    """Labelled offers that contradict their own text or their schema."""
+
+
+class AdapterError(InputError):
+    """Adapter weights that cannot be used with this base model."""
+
+
+class MissingExtraError(InputError):
+    """An optional extra is needed and missing."""
+
+    def __init__(self, package: str, extra: str) -> None:
+        super().__init__(f"{package} is not installed; install it with: pip install 'shelfwise[{extra}]'")
+
+
+class EngineError(ShelfwiseError):
+    """The engine cannot answer, for a reason that holds for every request."""
+
+
+class ModelNotFoundError(EngineError):
+    """The model folder or name does not lead to a model."""
+
+
+class EngineUnavailable(EngineError):
+    """The server did not answer after all retries; trying again later can help."""
+
+    retryable = True

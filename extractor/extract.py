@@ -1,0 +1,217 @@
+"""The flow, and nothing else: offers -> prompts and constraints -> one call to the engine -> records.
+
+extractor = Extractor(create_engine("vllm"), load_schemas(Path("prompts/schemas")))
+records = extractor.extract([ProductOffer(id="1", category="Shoes", title="Velmora Suede Loafer, EU 42")])
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from extractor.answer import MAX_VALUES, AnswerValue, parse_answer
+from extractor.confidence import span_confidence, token_ends
+from extractor.constraints import Grounding, build_constraint
+from extractor.demonstrations import DemonstrationPool
+from extractor.engines.base import Engine, Generation, GenerationRequest
+from extractor.errors import InputError
+from extractor.normalize import resolve
+from extractor.prompts import Template, load_template, neutralize
+from extractor.records import Extraction, Failure, FailureDetail, FailureReason, ProductOffer, Provenance, Usage
+from extractor.schema import AttributeSchema, category_key
+
+TOKENS_PER_VALUE = 40  # room for one answered value; a schema's answer gets this for each of its values, and its keys
+
+
+@dataclass
+class _Task:
+    """One offer on its way: `shown` are its texts as the prompt has them, offset for offset those of `offer`."""
+
+    place: int
+    offer: ProductOffer
+    schema: AttributeSchema
+    request: GenerationRequest
+    shown: dict[str, str]
+    truncated: bool = False
+
+
+class Extractor:
+    """Extracts attribute records from product offers.
+
+    `schemas`: one serves every offer; several serve each the offers of its category. `grounding` "strict" lets text
+    attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
+    a word, description first, and says so in its record; otherwise it is a Failure.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        schemas: AttributeSchema | Iterable[AttributeSchema],
+        template: str | Template = "extract",
+        *,
+        demonstrations: DemonstrationPool | None = None,
+        grounding: Grounding = "strict",
+        truncate: bool = False,
+    ) -> None:
+        self.engine = engine
+        self.schemas = [schemas] if isinstance(schemas, AttributeSchema) else list(schemas)
+        if not self.schemas:
+            raise InputError("no schema given")
+        self.template = load_template(template) if isinstance(template, str) else template
+        self.demonstrations = demonstrations or DemonstrationPool([])
+        self.grounding: Grounding = grounding
+        self.truncate = truncate
+        self._by_category = {category_key(s.category): s for s in self.schemas}
+
+    def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
+        """One record or failure for each offer, in order. Raises EngineError only where no offer can be answered."""
+        results: list[Extraction | Failure | None] = [None] * len(offers)
+        tasks: list[_Task] = []
+        for place, offer in enumerate(offers):
+            schema = self._schema_for(offer)
+            if schema is None:
+                results[place] = self._failure(offer, None, "unknown_category", self._no_schema(offer))
+            else:
+                tasks.append(self._task(place, offer, schema))
+        # Offers of a category together: the prefix cache then serves what they share.
+        tasks.sort(key=lambda task: task.schema.fingerprint)
+        while tasks:
+            generations = self.engine.generate([task.request for task in tasks])
+            again: list[_Task] = []
+            for task, generation in zip(tasks, generations, strict=True):
+                shorter = self._shortened(task, generation) if generation.finish_reason == "overflow" else None
+                if shorter:
+                    again.append(shorter)
+                else:
+                    results[task.place] = self._record(task, generation)
+            tasks = again
+        return [result for result in results if result is not None]
+
+    def _schema_for(self, offer: ProductOffer) -> AttributeSchema | None:
+        if len(self.schemas) == 1:
+            return self.schemas[0]
+        return self._by_category.get(category_key(offer.category))
+
+    def _no_schema(self, offer: ProductOffer) -> str:
+        known = ", ".join(sorted(str(s.category) for s in self.schemas))
+        if offer.category is None:
+            return f"the offer names no category, and there are several schemas: {known}"
+        return f"no schema for category {offer.category!r}; there are schemas for {known}"
+
+    def _task(self, place: int, offer: ProductOffer, schema: AttributeSchema, truncated: bool = False) -> _Task:
+        shown = {field: neutralize(text) for field, text in offer.texts().items()}
+        request = GenerationRequest(
+            self.template.render(schema, offer, self.demonstrations.choose(offer, schema)),
+            build_constraint(schema, shown, self.grounding),
+            max_tokens=sum(
+                TOKENS_PER_VALUE * (MAX_VALUES // 2 if a.multiple else 1) + len(a.name) for a in schema.attributes
+            ),
+        )
+        return _Task(place, offer, schema, request, shown, truncated)
+
+    def _shortened(self, task: _Task, generation: Generation) -> _Task | None:
+        """The same offer cut to what fits by its share of the tokens; None if nothing is left to cut, or cutting is off."""
+        excess = generation.prompt_tokens + task.request.max_tokens - generation.context
+        if not self.truncate or excess <= 0:
+            return None
+        offer = task.offer
+        length = sum(map(len, offer.texts().values()))
+        # Text may cost up to four tokens a character, and rounds are few: cut a tenth more than the average says.
+        keep = length - max(1, math.ceil(1.1 * excess * length / generation.prompt_tokens))
+        if keep < 1:
+            return None
+        title = cut_at_word(offer.title, keep)
+        description = cut_at_word(offer.description, keep - len(title)) if offer.description else None
+        if not title and not description:
+            return None
+        shorter = offer.model_copy(update={"title": title, "description": description or None})
+        return self._task(task.place, shorter, task.schema, truncated=True)
+
+    def _record(self, task: _Task, generation: Generation) -> Extraction | Failure:
+        match generation.finish_reason:
+            case "overflow":
+                hint = (
+                    "" if self.truncate else "; shorten the offer, give fewer demonstrations, or cut it with --truncate"
+                )
+                return self._failure(task.offer, task.schema, "context_overflow", generation.message + hint)
+            case "error":
+                return self._failure(task.offer, task.schema, "engine_error", generation.message)
+            case "length":
+                message = f"the answer reached its limit of {task.request.max_tokens} tokens"
+                return self._failure(task.offer, task.schema, "output_truncated", message, generation.text)
+        try:
+            answer = parse_answer(task.schema, generation.text)
+        except ValueError as error:
+            return self._failure(task.offer, task.schema, "invalid_output", str(error), generation.text)
+        return self._extraction(task, generation, answer)
+
+    def _extraction(self, task: _Task, generation: Generation, answer: dict[str, list[AnswerValue]]) -> Extraction:
+        offer, original = task.offer, task.offer.texts()
+        ends = token_ends(generation.pieces, generation.text)
+        attributes = {}
+        for attribute in task.schema.attributes:
+            attributes[attribute.name] = [
+                resolve(
+                    attribute,
+                    value,
+                    task.shown,
+                    original,
+                    span_confidence(ends, generation.logprobs, value.begin, value.end),
+                )
+                for value in answer[attribute.name]
+            ]
+        # Built from checked parts: see normalize.resolve.
+        return Extraction.model_construct(
+            offer_id=offer.id,
+            category=offer.category,
+            title=offer.title,
+            description=offer.description,
+            attributes=attributes,
+            truncated=task.truncated,
+            provenance=self._provenance(task.schema),
+            usage=Usage.model_construct(
+                prompt_tokens=generation.prompt_tokens,
+                cached_tokens=generation.cached_tokens,
+                output_tokens=generation.output_tokens,
+            ),
+        )
+
+    def _failure(
+        self,
+        offer: ProductOffer,
+        schema: AttributeSchema | None,
+        reason: FailureReason,
+        message: str,
+        output: str | None = None,
+    ) -> Failure:
+        return Failure(
+            offer_id=offer.id,
+            category=offer.category,
+            title=offer.title,
+            description=offer.description,
+            failure=FailureDetail(reason=reason, message=message),
+            output=output,
+            provenance=self._provenance(schema) if schema else None,
+        )
+
+    def _provenance(self, schema: AttributeSchema) -> Provenance:
+        return Provenance.model_construct(
+            model=self.engine.model,
+            adapter=getattr(self.engine, "adapter", None),
+            engine=self.engine.name,
+            template=self.template.reference,
+            template_sha256=self.template.sha256,
+            schema_=schema.reference,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        )
+
+
+def cut_at_word(text: str, length: int) -> str:
+    """At most `length` code points of `text`, cut before the word that would be broken (or within it, if it is the only
+    one)."""
+    if len(text) <= length:
+        return text
+    head = text[: max(length, 0)]
+    if not text[length : length + 1].isspace() and (space := max(head.rfind(c) for c in " \t\n")) > 0:
+        head = head[:space]
+    return head.rstrip()

@@ -1,0 +1,57 @@
+"""Find each value in the offer: field, begin, end."""
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from extractor.records import TEXT_FIELDS, Evidence
+
+
+def find_span(value: str, texts: dict[str, str], *, ignore_case: bool = False) -> Evidence | None:
+    """The place of `value` in the texts, or None.
+
+    Where a value stands more than once, the first occurrence that is a whole word wins, title before description; if none
+    is a whole word, the first occurrence. A whole word has no letter or digit run going on beyond its ends ("27" is whole
+    in `27"`, and neither in "2700" nor in "27.5").
+    """
+    first: Evidence | None = None
+    for field in TEXT_FIELDS:
+        text = texts.get(field, "")
+        for begin, end in _occurrences(value, text, ignore_case):
+            evidence = Evidence.model_construct(field=field, begin=begin, end=end)
+            if _whole(text, begin, end):
+                return evidence
+            first = first or evidence
+    return first
+
+
+def _occurrences(value: str, text: str, ignore_case: bool) -> Iterator[tuple[int, int]]:
+    if ignore_case:
+        yield from (match.span() for match in _pattern(value).finditer(text))
+        return
+    begin = text.find(value) if value else -1
+    while begin >= 0:
+        yield begin, begin + len(value)
+        begin = text.find(value, begin + 1)
+
+
+@lru_cache(maxsize=1024)
+def _pattern(value: str) -> re.Pattern[str]:
+    return re.compile(re.escape(value), re.IGNORECASE)
+
+
+def _whole(text: str, begin: int, end: int) -> bool:
+    return not _joined(text, begin) and not _joined(text, end)
+
+
+def _joined(text: str, cut: int) -> bool:
+    """Whether a cut before `text[cut]` would break a word or a number ("5W" is two words, "12.5" is one number)."""
+    before, after = text[max(cut - 2, 0) : cut], text[cut : cut + 2]
+    if not before or not after:
+        return False
+    if before[-1].isdigit() and after[0].isdigit():
+        return True
+    if before[-1].isalpha() and after[0].isalpha():
+        return True
+    inside = before[-1] in ".," and before[0].isdigit() and after[0].isdigit()
+    return inside or (before[-1].isdigit() and after[0] in ".," and after[1:].isdigit())

@@ -1,0 +1,306 @@
+"""Offers in (JSONL, CSV, Parquet, standard input), records out (JSONL, flat CSV or Parquet). Both are streamed."""
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Any, Protocol, Self
+
+from pydantic import ValidationError
+
+from extractor.errors import InputError
+from extractor.records import Extraction, Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
+
+FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+csv.field_size_limit(2**31 - 1)
+
+
+@dataclass(frozen=True)
+class Columns:
+    """What the fields of an offer are called in the input."""
+
+    id: str = "id"
+    title: str = "title"
+    description: str = "description"
+    category: str = "category"
+
+
+class OfferReader:
+    """Iterates over the offers of a file; a row that is no offer is a Failure with its line, and the next row goes on.
+
+    Raises InputError for what concerns the whole file: missing, empty, of another format or encoding, without a title
+    column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB.
+    """
+
+    def __init__(self, source: str | Path, columns: Columns | None = None) -> None:
+        self.source, self.columns = source, columns or Columns()
+        self.rows = 0
+        self._seen: set[int] = set()
+        self._path: Path | None = None if str(source) == "-" else Path(source)
+        self._size = 0
+        self._done: int | None = None
+        if self._path is not None:
+            if not self._path.is_file():
+                raise InputError(f"{source}: no such file")
+            if self._path.suffix.lower() not in FORMATS:
+                raise InputError(f"{source}: unknown format; files end in {', '.join(FORMATS)}, `-` is JSONL")
+            self._size = self._path.stat().st_size
+            if self._size == 0:
+                raise InputError(f"{source}: the file is empty")
+
+    @property
+    def fraction(self) -> float | None:
+        """Share of the input that has been read, if that can be known."""
+        return None if self._done is None or not self._size else min(1.0, self._done / self._size)
+
+    def __iter__(self) -> Iterator[ProductOffer | Failure]:
+        kind = "jsonl" if self._path is None else FORMATS[self._path.suffix.lower()]
+        yield from {"jsonl": self._jsonl, "csv": self._csv, "parquet": self._parquet}[kind]()
+        if self.rows == 0:
+            raise InputError(f"{self.source}: there are no offers in it")
+
+    def _jsonl(self) -> Iterator[ProductOffer | Failure]:
+        stream: IO[bytes] = sys.stdin.buffer if self._path is None else self._path.open("rb")
+        with stream:
+            for number, raw in enumerate(stream, 1):
+                if self._path is not None:
+                    self._done = (self._done or 0) + len(raw)
+                if number == 1:
+                    _refuse_utf16(self.source, raw)
+                    raw = raw.removeprefix(b"\xef\xbb\xbf")
+                if raw.isspace():
+                    continue
+                self.rows += 1
+                try:
+                    row = json.loads(raw.decode("utf-8"))
+                except UnicodeDecodeError as error:
+                    yield _bad_row(number, f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8")
+                except (json.JSONDecodeError, RecursionError) as error:
+                    yield _bad_row(number, f"not JSON: {error}")
+                else:
+                    if isinstance(row, dict):
+                        yield self._offer(number, row)
+                    else:
+                        yield _bad_row(number, f"a JSON {type(row).__name__}, not an object")
+
+    def _csv(self) -> Iterator[ProductOffer | Failure]:
+        assert self._path is not None
+        with self._path.open("rb") as start:
+            _refuse_utf16(self.source, start.read(4))
+        # Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row and no other.
+        with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            lines = self._counted(stream)
+            reader = csv.DictReader(lines)
+            self._require_title(list(reader.fieldnames or []))
+            try:
+                for row in reader:
+                    self.rows += 1
+                    number = reader.line_num
+                    if None in row:
+                        yield _bad_row(number, f"more fields than the {len(reader.fieldnames or [])} of the header")
+                    elif any(_SURROGATES & set(v) for v in row.values() if v):
+                        yield _bad_row(number, "not UTF-8; save the file as UTF-8")
+                    else:
+                        yield self._offer(number, row)
+            except csv.Error as error:
+                raise InputError(f"{self.source}:{reader.line_num}: not CSV: {error}") from error
+
+    def _counted(self, lines: Iterable[str]) -> Iterator[str]:
+        self._done = 0
+        for line in lines:
+            self._done += len(line)
+            yield line
+
+    def _parquet(self) -> Iterator[ProductOffer | Failure]:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        try:
+            with pq.ParquetFile(self._path) as file:
+                names = file.schema_arrow.names
+                self._require_title(names)
+                self._size, self._done = file.metadata.num_rows, 0
+                c = self.columns
+                wanted = [n for n in (c.id, c.title, c.description, c.category) if n in names]
+                for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                    for row in batch.to_pylist():
+                        self.rows += 1
+                        self._done = self.rows
+                        yield self._offer(self.rows, row)
+        except (pa.ArrowInvalid, OSError) as error:
+            raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+
+    def _require_title(self, names: list[str]) -> None:
+        if self.columns.title not in names:
+            shown = ", ".join(names[:20])
+            raise InputError(
+                f"{self.source}: no column {self.columns.title!r}; there are {shown}; name it with --title-column"
+            )
+
+    def _offer(self, number: int, row: dict[str, Any]) -> ProductOffer | Failure:
+        c = self.columns
+        identity = row.get(c.id)
+        identity = f"line-{number}" if identity is None or identity == "" else str(identity)
+        if row.get(c.title) is None:
+            return _bad_row(number, f"no {c.title!r}", identity)
+        try:
+            offer = ProductOffer(
+                id=identity,
+                title=row[c.title],
+                description=row.get(c.description) or None,
+                category=row.get(c.category) or None,
+            )
+        except ValidationError as error:
+            problem = error.errors()[0]
+            where = ".".join(map(str, problem["loc"]))
+            message = problem["msg"].removeprefix("Value error, ")
+            return _bad_row(number, f"{where}: {message}" if where else message, identity)
+        key = hash(identity)
+        if key in self._seen:
+            return _failure("duplicate_id", f"line {number}: an earlier offer has the id {identity!r}", identity, offer)
+        self._seen.add(key)
+        return offer
+
+
+_SURROGATES = {chr(c) for c in range(0xDC80, 0xDD00)}
+
+
+def _refuse_utf16(source: str | Path, start: bytes) -> None:
+    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise InputError(f"{source}: UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 {source}")
+
+
+def _bad_row(number: int, problem: str, identity: str | None = None) -> Failure:
+    return _failure("invalid_offer", f"line {number}: {problem}", identity or f"line-{number}")
+
+
+def _failure(reason: FailureReason, message: str, identity: str, offer: ProductOffer | None = None) -> Failure:
+    # An id from a broken row may hold lone surrogates, which no output encoding takes.
+    identity = identity.encode("utf-8", "replace").decode()
+    return Failure(
+        offer_id=identity,
+        category=offer.category if offer else None,
+        title=offer.title if offer else None,
+        description=offer.description if offer else None,
+        failure=FailureDetail(reason=reason, message=message),
+    )
+
+
+def read_labelled(path: Path) -> list[LabelledOffer]:
+    """All labelled offers of a JSONL file. Raises InputError with the first bad line."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file")
+    offers = []
+    fields = set(LabelledOffer.model_fields)
+    for number, line in enumerate(path.read_bytes().splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line.decode("utf-8"))
+            offers.append(LabelledOffer.model_validate({k: v for k, v in row.items() if k in fields}))
+        except (ValueError, AttributeError) as error:
+            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise InputError(f"{path}:{number}: not a labelled offer: {problem}") from error
+    if not offers:
+        raise InputError(f"{path}: there are no labelled offers in it")
+    return offers
+
+
+class RecordWriter(Protocol):
+    def __enter__(self) -> Self: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+    def write(self, records: Iterable[Extraction | Failure]) -> None: ...
+
+
+def open_writer(target: str | Path, attributes: list[str]) -> RecordWriter:
+    """A writer by the target's ending; `-` is standard output as JSONL. `attributes` are the columns of the flat forms.
+
+    What was written before an interrupt is a valid file.
+    """
+    if str(target) == "-":
+        return _JsonlWriter(sys.stdout)
+    path = Path(target)
+    kind = FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise InputError(f"{target}: unknown format; records are written to {', '.join(FORMATS)}, or `-` for JSONL")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if kind == "parquet":
+            return _ParquetWriter(path, attributes)
+        stream = path.open("w", encoding="utf-8", newline="")
+    except OSError as error:
+        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    return _CsvWriter(stream, attributes) if kind == "csv" else _JsonlWriter(stream)
+
+
+class _JsonlWriter:
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with suppress(BrokenPipeError):
+            self._stream.flush()
+            if self._stream is not sys.stdout:
+                self._stream.close()
+
+    def write(self, records: Iterable[Extraction | Failure]) -> None:
+        self._stream.writelines(record.model_dump_json(by_alias=True) + "\n" for record in records)
+        self._stream.flush()
+
+
+_FIXED = ("offer_id", "category", "title")
+_FAILED = ("failure_reason", "failure_message")
+
+
+def flat_row(record: Extraction | Failure, attributes: list[str]) -> dict[str, str | None]:
+    """A record as one row: several values joined by " | "; the normalized form where there is one."""
+    row: dict[str, str | None] = {"offer_id": record.offer_id, "category": record.category, "title": record.title}
+    if isinstance(record, Failure):
+        return row | dict(zip(_FAILED, (record.failure.reason, record.failure.message), strict=True))
+    for name in attributes:
+        values = record.attributes.get(name, [])
+        row[name] = " | ".join(v.normalized_value or v.value for v in values) or None
+    return row
+
+
+class _CsvWriter(_JsonlWriter):
+    def __init__(self, stream: IO[str], attributes: list[str]) -> None:
+        super().__init__(stream)
+        self._attributes = attributes
+        self._csv = csv.DictWriter(stream, [*_FIXED, *attributes, *_FAILED])
+        self._csv.writeheader()
+
+    def write(self, records: Iterable[Extraction | Failure]) -> None:
+        self._csv.writerows(flat_row(record, self._attributes) for record in records)
+        self._stream.flush()
+
+
+class _ParquetWriter:
+    def __init__(self, path: Path, attributes: list[str]) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        self._attributes = attributes
+        self._schema = pa.schema([(name, pa.string()) for name in [*_FIXED, *attributes, *_FAILED]])
+        self._writer = pq.ParquetWriter(path, self._schema)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def write(self, records: Iterable[Extraction | Failure]) -> None:
+        import pyarrow as pa
+
+        rows = [flat_row(record, self._attributes) for record in records]
+        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))

@@ -1,0 +1,1 @@
+"""Training: the synthetic corpus and the base model."""

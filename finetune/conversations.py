@@ -1,0 +1,108 @@
+"""Training text: exactly the prompts that the extractor renders, with the answers it expects.
+
+Loss falls on every answer of a conversation. A prompt with k demonstrations therefore teaches k + 1 times, once for each
+number of demonstrations from 0 to k.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from random import Random
+from typing import Any
+
+from extractor.answer import write_answer
+from extractor.prompts import Message, Template, load_template, neutralize
+from finetune.corpus import Episode, episode
+
+IGNORED = -100  # the label that torch's cross-entropy skips
+
+# ChatML, as Qwen writes it: https://github.com/openai/openai-python/blob/release-v0.28.0/chatml.md
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """Token ids of a conversation, and labels that are IGNORED outside answers."""
+
+    input_ids: list[int]
+    labels: list[int]
+
+
+def conversation(item: Episode, template: Template) -> list[Message]:
+    """The episode as a chat: all offers but the last are demonstrations, the last one is answered too."""
+    *demonstrations, last = item.offers
+    values = {k: [neutralize(v) for v in vs] for k, vs in last.attributes.items()}
+    answer: Message = {"role": "assistant", "content": write_answer(item.schema, values)}
+    return [*template.render(item.schema, last, demonstrations), answer]
+
+
+def encode(messages: list[Message], tokenizer: Any) -> Example:
+    """Tokens of a chat in ChatML. Cut at its special tokens, pieces encode as the whole would."""
+    input_ids: list[int] = []
+    labels: list[int] = []
+    for message in messages:
+        head = tokenizer.encode(f"<|im_start|>{message['role']}\n", add_special_tokens=False)
+        body = tokenizer.encode(f"{message['content']}<|im_end|>", add_special_tokens=False)
+        tail = tokenizer.encode("\n", add_special_tokens=False)
+        input_ids += head + body + tail
+        answered = body if message["role"] == "assistant" else [IGNORED] * len(body)
+        labels += [IGNORED] * len(head) + answered + [IGNORED] * len(tail)
+    return Example(input_ids, labels)
+
+
+def synthetic_conversations(seed: int) -> Iterator[list[Message]]:
+    """Conversations without end, with 0 to 6 demonstrations, in the shipped templates."""
+    rng = Random(seed)
+    templates = {"en": load_template("extract"), "zh": load_template("extract-zh")}
+    while True:
+        item = episode(rng, rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 7)))
+        language = item.language if rng.random() < 0.8 else "en"
+        yield conversation(item, templates[language])
+
+
+def packed(examples: Iterator[Example], block: int, pad: int, pool_size: int = 48) -> Iterator[dict[str, list[int]]]:
+    """Rows of `block` tokens, filled best-fit from a pool of conversations; those longer than `block` are left out.
+
+    `position_ids` start anew with each conversation: attention stays inside it (transformers derives the mask from them).
+    """
+    pool: list[Example] = []
+    while True:
+        row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
+        while True:
+            while len(pool) < pool_size:
+                example = next(examples)
+                if len(example.input_ids) <= block:
+                    pool.append(example)
+            room = block - len(row["input_ids"])
+            fitting = [e for e in pool if len(e.input_ids) <= room]
+            if not fitting:
+                break
+            # The first of a row is the oldest of the pool, so that nothing waits for ever.
+            best = pool[0] if not row["input_ids"] else max(fitting, key=lambda e: len(e.input_ids))
+            pool.remove(best)
+            row["input_ids"] += best.input_ids
+            row["labels"] += best.labels
+            row["position_ids"] += range(len(best.input_ids))
+        missing = block - len(row["input_ids"])
+        row["input_ids"] += [pad] * missing
+        row["labels"] += [IGNORED] * missing
+        row["position_ids"] += range(missing)
+        yield row
+
+
+def copying(seed: int, rows: int, block: int, vocabulary: int, length: int = 16) -> Iterator[dict[str, list[int]]]:
+    """Rows of random tokens, each run of `length` written twice, with loss on the second: in two minutes it gives a small
+    model the induction heads (Olsson et al. 2022, arXiv:2209.11895) on which all copying rests, and which on offers alone
+    had not appeared after thirty."""
+    rng = Random(seed)
+    for _ in range(rows):
+        row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
+        while len(row["input_ids"]) < block:
+            run = [rng.randrange(vocabulary) for _ in range(length)]
+            row["input_ids"] += run + run
+            # The first token of the copy cannot be known.
+            row["labels"] += [IGNORED] * (length + 1) + run[1:]
+            row["position_ids"] += range(2 * length)
+        yield {key: values[:block] for key, values in row.items()}

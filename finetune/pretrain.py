@@ -1,0 +1,208 @@
+"""Train the bundled base model from scratch.
+
+    python -m finetune pretrain --out runs/base            # the shipped recipe: see finetune/LOG.md
+    python -m finetune pretrain --out runs/try --steps 50  # a try
+
+Architecture: Qwen3 (vLLM runs it natively). Tokenizer: byte-level BPE of its own, in which white space, digits and Han
+characters stand alone, so that a word has the same tokens wherever it stands: what the model reads in a title is what
+it writes in an answer, and copying is copying.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator
+from itertools import chain, islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.data import IterableDataset, get_worker_info
+from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
+
+from finetune.conversations import CHAT_TEMPLATE, IGNORED, copying, encode, packed, synthetic_conversations
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+# List items of a prompt, tags, words, single Han characters, single digits, single white space, and punctuation with one
+# inner space (`": "`).
+PIECES = r"\n- |</?[a-z]+>|\p{Han}|[^\W\d_\p{Han}]+|\p{N}|[^\s\p{L}\p{N}]+(?: [^\s\p{L}\p{N}]+)?|\s|."
+VALIDATION_SEED = 1_000_003
+
+
+def train_tokenizer(vocabulary: int, conversations: int, seed: int) -> PreTrainedTokenizerFast:
+    """Byte-level BPE trained on prompts and answers, so that template and JSON are cheap in tokens."""
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=SPECIAL_TOKENS,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    texts = (
+        m[key] for c in islice(synthetic_conversations(seed), conversations) for m in c for key in ("role", "content")
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+class Rows(IterableDataset[dict[str, list[int]]]):
+    """`copies` rows of copying, then packed rows of the synthetic corpus. Workers draw from seeds of their own."""
+
+    def __init__(
+        self, tokenizer: PreTrainedTokenizerFast, block: int, seed: int, copies: int = 0, limit: int | None = None
+    ) -> None:
+        self.tokenizer, self.block, self.seed, self.copies, self.limit = tokenizer, block, seed, copies, limit
+
+    def __iter__(self) -> Iterator[dict[str, list[int]]]:
+        worker = get_worker_info()
+        seed = self.seed + (1_000_000_007 * (worker.id + 1) if worker else 0)
+        examples = (encode(c, self.tokenizer) for c in synthetic_conversations(seed))
+        pad: Any = self.tokenizer.pad_token_id
+        warm_up = copying(seed, self.copies // (worker.num_workers if worker else 1), self.block, len(self.tokenizer))
+        return islice(chain(warm_up, packed(examples, self.block, pad)), self.limit)
+
+
+class AnswerTrainer(Trainer):
+    """Computes logits only where an answer stands: over a vocabulary of thousands, the rest is half of a CPU's step."""
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        decoder = self.accelerator.unwrap_model(model)
+        hidden = decoder.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])[0]
+        labels = inputs["labels"][:, 1:]
+        answered = labels != IGNORED
+        logits = decoder.lm_head(hidden[:, :-1][answered])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[answered])
+        if not return_outputs:
+            return loss
+        predicted = torch.full_like(inputs["labels"], IGNORED)
+        predicted[:, :-1][answered] = logits.argmax(-1)
+        return loss, {"predicted": predicted}
+
+
+def stack(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
+    return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
+
+
+def answer_accuracy(prediction: EvalPrediction) -> dict[str, float]:
+    """Under teacher forcing: the share of answer tokens, and of whole answers, that are predicted right."""
+    labels = prediction.label_ids[:, 1:]
+    predicted = prediction.predictions[:, :-1]
+    answered = labels != IGNORED
+    right = (predicted == labels) | ~answered
+    begins = answered[:, 1:] & ~answered[:, :-1]
+    answers = wholly = 0
+    for row, starts in enumerate(begins):
+        for start in starts.nonzero()[0] + 1:
+            end = start
+            while end < answered.shape[1] and answered[row, end]:
+                end += 1
+            answers += 1
+            wholly += bool(right[row, start:end].all())
+    return {"token_accuracy": float((right & answered).sum() / answered.sum()), "answer_accuracy": wholly / answers}
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")] = Path("runs/base"),
+    steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1200,
+    rows: Annotated[int, typer.Option(help="Packed rows a step.")] = 8,
+    block: Annotated[int, typer.Option(help="Tokens a row.")] = 512,
+    vocabulary: int = 8192,
+    hidden: int = 256,
+    layers: int = 6,
+    heads: int = 4,
+    intermediate: int = 768,
+    context: Annotated[int, typer.Option(help="Positions the model declares.")] = 4096,
+    learning_rate: float = 2e-3,
+    seed: int = 1,
+    copy_steps: Annotated[int, typer.Option(help="First steps, on copying random tokens.")] = 160,
+    evaluate_every: int = 200,
+    workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 1,
+) -> None:
+    """Train tokenizer and model on the synthetic corpus; a killed run resumes from its last checkpoint."""
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer_dir = out / "tokenizer"
+    if not tokenizer_dir.exists():
+        train_tokenizer(vocabulary, conversations=8_000, seed=seed).save_pretrained(tokenizer_dir)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
+    torch.manual_seed(seed)
+    model = Qwen3ForCausalLM(
+        Qwen3Config(
+            vocab_size=vocabulary,
+            hidden_size=hidden,
+            num_hidden_layers=layers,
+            num_attention_heads=heads,
+            num_key_value_heads=heads // 2,
+            head_dim=64,
+            intermediate_size=intermediate,
+            max_position_embeddings=context,
+            tie_word_embeddings=True,
+            bos_token_id=None,
+            eos_token_id=tokenizer.eos_token_id,
+            pad_token_id=tokenizer.pad_token_id,
+            use_cache=False,
+        )
+    )
+    print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
+    on_gpu = torch.cuda.is_available()
+    trainer = AnswerTrainer(
+        model=model,
+        args=TrainingArguments(
+            output_dir=str(out),
+            max_steps=steps,
+            per_device_train_batch_size=rows,
+            per_device_eval_batch_size=rows,
+            learning_rate=learning_rate,
+            adam_beta2=0.95,
+            weight_decay=0.1,
+            warmup_steps=max(steps // 30, 10),
+            lr_scheduler_type="cosine",
+            max_grad_norm=1.0,
+            bf16=on_gpu,
+            logging_steps=25,
+            eval_strategy="steps",
+            eval_steps=evaluate_every,
+            save_steps=evaluate_every,
+            save_total_limit=2,
+            dataloader_num_workers=workers,
+            remove_unused_columns=False,
+            include_num_input_tokens_seen=True,
+            report_to=["tensorboard"],
+            seed=seed,
+            disable_tqdm=True,
+        ),
+        train_dataset=Rows(tokenizer, block, seed, copies=copy_steps * rows),
+        eval_dataset=Rows(tokenizer, block, VALIDATION_SEED, limit=32),
+        data_collator=stack,
+        compute_metrics=answer_accuracy,
+    )
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
+    export(trainer.model, tokenizer, out / "model")
+    print(f"wrote {out / 'model'}")
+
+
+def export(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+    """Write what the engines load: bfloat16 safetensors, configuration, tokenizer with its chat template."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.config.use_cache = True
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "generation_config.json").write_text(
+        json.dumps({"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}) + "\n"
+    )
