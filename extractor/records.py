@@ -2,7 +2,7 @@
 
 from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 TEXT_FIELDS: tuple[Literal["title"], Literal["description"]] = ("title", "description")
 
@@ -28,6 +28,15 @@ class ProductOffer(_Frozen):
     title: str
     description: str | None = None
     category: str | None = None
+
+    @field_validator("id", "title", "description", "category")
+    @classmethod
+    def _is_unicode(cls, text: str | None) -> str | None:
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(f"half a surrogate pair at character {error.start}, which is no text") from error
+        return text
 
     @model_validator(mode="after")
     def _has_text(self) -> Self:

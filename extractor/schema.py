@@ -62,12 +62,13 @@ class AttributeSchema(BaseModel):
     description: str | None = None
     attributes: tuple[Attribute, ...] = Field(min_length=1)
 
-    @model_validator(mode="after")
-    def _distinct(self) -> Self:
-        names = [a.name for a in self.attributes]
+    @field_validator("attributes")
+    @classmethod
+    def _distinct(cls, attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
+        names = [a.name for a in attributes]
         if twice := sorted({n for n in names if names.count(n) > 1}):
             raise ValueError(f"attribute {twice[0]!r} stands twice")
-        return self
+        return attributes
 
     @classmethod
     def from_names(cls, names: Iterable[str], category: str | None = None) -> Self:

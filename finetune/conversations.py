@@ -1,15 +1,16 @@
 """Training text: exactly the prompts that the extractor renders, with the answers it expects.
 
-Loss falls on every answer of a conversation. A prompt with k demonstrations therefore teaches k + 1 times, once for each
-number of demonstrations from 0 to k.
+Loss falls on every answer of a conversation, and there on what the model decides. A prompt with k demonstrations
+therefore teaches k + 1 times, once for each number of demonstrations from 0 to k.
 """
 
+import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
 from typing import Any
 
-from extractor.answer import write_answer
+from extractor.answer import ITEM_SEPARATOR, KEY_SEPARATOR, write_answer
 from extractor.prompts import Message, Template, load_template, neutralize
 from finetune.corpus import Episode, episode
 
@@ -24,7 +25,7 @@ CHAT_TEMPLATE = (
 
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a conversation, and labels that are IGNORED outside answers."""
+    """Token ids of a conversation, and labels that are IGNORED where nothing is decided."""
 
     input_ids: list[int]
     labels: list[int]
@@ -44,12 +45,29 @@ def encode(messages: list[Message], tokenizer: Any) -> Example:
     labels: list[int] = []
     for message in messages:
         head = tokenizer.encode(f"<|im_start|>{message['role']}\n", add_special_tokens=False)
-        body = tokenizer.encode(f"{message['content']}<|im_end|>", add_special_tokens=False)
-        tail = tokenizer.encode("\n", add_special_tokens=False)
-        input_ids += head + body + tail
-        answered = body if message["role"] == "assistant" else [IGNORED] * len(body)
-        labels += [IGNORED] * len(head) + answered + [IGNORED] * len(tail)
+        body = tokenizer(message["content"], add_special_tokens=False, return_offsets_mapping=True)
+        tail = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
+        ids = body["input_ids"]
+        decided = _decided(message["content"]) if message["role"] == "assistant" else set()
+        chosen = (not decided.isdisjoint(range(begin, end)) for begin, end in body["offset_mapping"])
+        input_ids += head + ids + tail
+        labels += [IGNORED] * len(head)
+        labels += [token if taught else IGNORED for token, taught in zip(ids, chosen, strict=True)]
+        labels += [IGNORED] * len(tail)
     return Example(input_ids, labels)
+
+
+def _decided(answer: str) -> set[int]:
+    """Characters of an answer that a model decides: from a key's closing quote (its token may open the value) to the one
+    after the value (which ends it). The constraint forces all others, so there is nothing to learn in them."""
+    decoder, decided, position = json.JSONDecoder(), set(), 0
+    while position < len(answer) - 1:
+        position += 1 if position == 0 else len(ITEM_SEPARATOR)
+        _, position = decoder.raw_decode(answer, position)
+        begin = position - 1
+        _, position = decoder.raw_decode(answer, position + len(KEY_SEPARATOR))
+        decided.update(range(begin, position + 1))
+    return decided
 
 
 def synthetic_conversations(seed: int) -> Iterator[list[Message]]:

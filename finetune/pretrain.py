@@ -133,6 +133,7 @@ def pretrain(
     seed: int = 1,
     copy_steps: Annotated[int, typer.Option(help="First steps, on copying random tokens.")] = 160,
     evaluate_every: int = 200,
+    version: Annotated[int, typer.Option(help="The model is base@VERSION in provenance.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 1,
 ) -> None:
     """Train tokenizer and model on the synthetic corpus; a killed run resumes from its last checkpoint."""
@@ -193,16 +194,17 @@ def pretrain(
         compute_metrics=answer_accuracy,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
-    export(trainer.model, tokenizer, out / "model")
+    export(trainer.model, tokenizer, out / "model", version)
     print(f"wrote {out / 'model'}")
 
 
-def export(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
+def export(model: Any, tokenizer: PreTrainedTokenizerFast, folder: Path, version: int) -> None:
     """Write what the engines load: bfloat16 safetensors, configuration, tokenizer with its chat template."""
     shutil.rmtree(folder, ignore_errors=True)
     model.config.use_cache = True
     model.to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
+    (folder / "shelfwise.json").write_text(json.dumps({"name": "base", "version": version}) + "\n")
     (folder / "generation_config.json").write_text(
         json.dumps({"eos_token_id": tokenizer.eos_token_id, "pad_token_id": tokenizer.pad_token_id}) + "\n"
     )

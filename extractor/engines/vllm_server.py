@@ -47,7 +47,11 @@ class ServerEngine:
         self._pool = ThreadPoolExecutor(concurrency, thread_name_prefix="shelfwise-server")
         self._output_type = VLLMTypeAdapter().format_output_type
         self.retried = 0  # requests sent again, over the engine's life
-        self.model = self._served_model(model)
+        try:
+            self.model = self._served_model(model)
+        except BaseException:
+            self.close()
+            raise
 
     def _served_model(self, wanted: str | None) -> str:
         response, _ = self._send("GET", "/models")

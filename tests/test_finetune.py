@@ -1,0 +1,125 @@
+"""The corpus, and the text that a model is trained on."""
+
+from itertools import islice
+
+import pytest
+from conftest import labelled
+
+from extractor.answer import parse_answer, write_answer
+from extractor.demonstrations import check_demonstrations
+from extractor.engines.models import BASE_MODEL
+from extractor.prompts import load_template, neutralize
+from extractor.schema import AttributeSchema
+from finetune.conversations import IGNORED, conversation, copying, encode, packed, synthetic_conversations
+from finetune.corpus import Episode, episodes, load_lexicon
+
+
+def some(n: int, seed: int = 3, offers: int = 3) -> list[Episode]:
+    return list(islice(episodes(seed, lambda rng: offers), n))
+
+
+def test_gold_is_exact_by_construction():
+    kinds, absent, cells, languages = set(), 0, 0, set()
+    for item in some(400):
+        check_demonstrations(item.offers, [item.schema.model_copy(update={"category": None})])
+        languages.add(item.language)
+        for offer in item.offers:
+            names = {a.name for a in item.schema.attributes}
+            assert set(offer.attributes) | set(offer.absent) == names and not set(offer.attributes) & set(offer.absent)
+            parse_answer(item.schema, write_answer(item.schema, offer.attributes))
+            cells += len(names)
+            absent += len(offer.absent)
+        kinds |= {a.type for a in item.schema.attributes} | {"list" for a in item.schema.attributes if a.multiple}
+    assert kinds == {"text", "enum", "number", "boolean", "list"} and languages == {"en", "zh"}
+    assert 0.3 < absent / cells < 0.55
+
+
+def test_the_same_seed_gives_the_same_offers_and_another_does_not():
+    assert some(20) == some(20)
+    assert some(20) != some(20, seed=4)
+
+
+def test_schemas_vary():
+    names = {a.name for item in some(600, offers=1) for a in item.schema.attributes}
+    assert len(names) > 300
+    assert len(load_lexicon().categories) > 60
+
+
+def test_no_pattern_is_left_undrawn():
+    for item in some(500, seed=11):
+        for offer in item.offers:
+            assert "{" not in offer.title and "$" not in offer.title.replace("$(", "")
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast.from_pretrained(BASE_MODEL)
+
+
+def test_training_text_is_what_the_engine_sends(tokenizer):
+    for messages in islice(synthetic_conversations(5), 40):
+        example = encode(messages, tokenizer)
+        assert example.input_ids == tokenizer.apply_chat_template(messages, return_dict=False)
+        prompt = tokenizer.apply_chat_template(messages[:-1], add_generation_prompt=True, return_dict=False)
+        assert example.input_ids[: len(prompt)] == prompt
+
+
+def test_loss_falls_on_decisions_only(tokenizer):
+    schema = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
+    messages = conversation(
+        Episode(schema, [labelled("Velmora Loafer", Brand="Velmora")], "en"), load_template("extract")
+    )
+    example = encode(messages, tokenizer)
+    taught = [i for i, label in enumerate(example.labels) if label != IGNORED]
+    assert all(example.labels[i] == example.input_ids[i] for i in taught)
+    text = tokenizer.decode([example.input_ids[i] for i in taught])
+    assert "Velmora" in text and "null" in text and "Brand" not in text and "Color" not in text
+
+
+def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer):
+    for word in ("Velmora", "viscose", "ZX400-B", "中文", "1.5L", "Zhoasqu"):
+        alone = tokenizer.encode(word, add_special_tokens=False)
+        for text in (f'{{"Brand": "{word}", "x"', f"<title>{word} red", f"a {word}, b", f"({word})"):
+            ids = tokenizer.encode(text, add_special_tokens=False)
+            assert any(ids[i : i + len(alone)] == alone for i in range(len(ids))), (word, text)
+
+
+def test_rows_are_full_and_conversations_stay_apart(tokenizer):
+    examples = (encode(m, tokenizer) for m in synthetic_conversations(9))
+    rows = list(islice(packed(examples, 512, pad=tokenizer.pad_token_id), 30))
+    assert all(len(row[key]) == 512 for row in rows for key in ("input_ids", "labels", "position_ids"))
+    filled = sum(token != tokenizer.pad_token_id for row in rows for token in row["input_ids"])
+    assert filled / (30 * 512) > 0.85
+    for row in rows:
+        starts = [i for i, p in enumerate(row["position_ids"]) if p == 0]
+        assert all(row["input_ids"][i] in (tokenizer.pad_token_id, row["input_ids"][0]) for i in starts)
+
+
+def test_packed_attention_stays_inside_a_conversation():
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    torch.manual_seed(0)
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=1, intermediate_size=32, use_cache=False)).eval()
+    first, second = torch.randint(0, 50, (1, 7)), torch.randint(0, 50, (1, 9))
+    positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
+    with torch.no_grad():
+        together = model.model(input_ids=torch.cat([first, second], 1), position_ids=positions)[0][:, 7:]
+        alone = model.model(input_ids=second)[0]
+    assert torch.allclose(together, alone, atol=1e-5)
+
+
+def test_copying_rows_teach_the_second_run():
+    row = next(copying(1, 1, 64, 100, length=16))
+    assert row["input_ids"][:16] == row["input_ids"][16:32]
+    assert row["labels"][:17] == [IGNORED] * 17 and row["labels"][17:32] == row["input_ids"][17:32]
+
+
+def test_seller_text_in_training_is_neutralized():
+    offer = labelled("Velmora <|im_end|> x", Brand="<|im_end|>")
+    schema = AttributeSchema.from_names(["Brand"], "Shoes")
+    answer = conversation(Episode(schema, [offer], "en"), load_template("extract"))[-1]["content"]
+    assert answer == f'{{"Brand": "{neutralize("<|im_end|>")}"}}'

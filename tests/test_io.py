@@ -1,0 +1,131 @@
+import csv
+import io
+import json
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from extractor import AttributeSchema, Extractor, Failure, ProductOffer, create_engine
+from extractor.errors import InputError
+from extractor.io import Columns, OfferReader, open_writer, read_labelled
+
+GOOD = '{"id": "1", "title": "Velmora Loafer", "category": "Shoes"}\n'
+
+
+def failures(path, columns=None):
+    rows = list(OfferReader(path, columns))
+    return [(r.offer_id, r.failure.reason, r.failure.message) for r in rows if isinstance(r, Failure)], rows
+
+
+@pytest.mark.parametrize(
+    ("line", "identity", "reason", "message"),
+    [
+        (b"{not json}", "line-2", "invalid_offer", "line 2: not JSON"),
+        (b'["a"]', "line-2", "invalid_offer", "line 2: a JSON list"),
+        (b'{"id": "7"}', "7", "invalid_offer", "line 2: no 'title'"),
+        (b'{"id": "7", "title": ""}', "7", "invalid_offer", "line 2: the offer has no text"),
+        (b'{"id": "7", "title": 5}', "7", "invalid_offer", "line 2: title"),
+        (b'{"id": "7", "title": "\\ud800"}', "7", "invalid_offer", "line 2: title: half a surrogate"),
+        (b'{"id": "1", "title": "again"}', "1", "duplicate_id", "line 2: an earlier offer"),
+        (b'{"id": "7", "title": "gr\xfcn"}', "line-2", "invalid_offer", "line 2: not UTF-8 at byte 24"),
+        (b"[" * 100_000, "line-2", "invalid_offer", "line 2: not JSON"),
+    ],
+)
+def test_a_bad_line_is_a_failure_and_the_next_one_goes_on(write, line, identity, reason, message):
+    path = write("o.jsonl", GOOD.encode() + line + b"\n\n" + b'{"id": 9, "title": "last"}')
+    found, rows = failures(path)
+    assert len(found) == 1 and len(rows) == 3
+    assert found[0][:2] == (identity, reason)
+    assert message in found[0][2]
+    assert rows[0].category == "Shoes" and rows[-1].id == "9"
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        ("missing.jsonl", None, "no such file"),
+        ("o.xlsx", b"x", "unknown format"),
+        ("o.jsonl", b"", "is empty"),
+        ("o.jsonl", b"\n\n", "no offers"),
+        ("o.csv", b"id,title\n", "no offers"),
+        ("o.csv", b"id,name\n1,x\n", "no column 'title'; there are id, name; name it with --title-column"),
+        ("o.jsonl", GOOD.encode("utf-16"), "UTF-16; convert it first: iconv"),
+        ("o.csv", "id,title\n1,x\n".encode("utf-16"), "UTF-16"),
+        ("o.parquet", b"not parquet", "not a Parquet file"),
+    ],
+)
+def test_what_spoils_a_whole_file_is_an_input_error(write, tmp_path, name, content, message):
+    path = write(name, content) if content is not None else tmp_path / name
+    with pytest.raises(InputError) as caught:
+        list(OfferReader(path))
+    assert message in str(caught.value) and str(path) in str(caught.value)
+
+
+def test_csv_takes_quotes_newlines_other_columns_and_bad_bytes(write):
+    text = b'\xef\xbb\xbfsku,name,body,shelf\nA,"two ""inch""\nmark",,Shoes\nB,gr\xfcn,,\nC,x,y,z,extra\nD,,,\n,last,text,Shoes\n'
+    found, rows = failures(write("o.csv", text), Columns("sku", "name", "body", "shelf"))
+    assert rows[0] == ProductOffer(id="A", title='two "inch"\nmark', category="Shoes")
+    assert [(identity, message) for identity, _, message in found] == [
+        ("line-4", "line 4: not UTF-8; save the file as UTF-8"),
+        ("line-5", "line 5: more fields than the 4 of the header"),
+        ("D", "line 6: the offer has no text: title and description are empty"),
+    ]
+    assert rows[-1].id == "line-7" and rows[-1].description == "text"
+
+
+def test_parquet_in(tmp_path):
+    path = tmp_path / "o.parquet"
+    pq.write_table(pa.table({"id": [1, 2], "title": ["a", None], "price": [1.5, 2.5]}), path)
+    found, rows = failures(path)
+    assert rows[0] == ProductOffer(id="1", title="a")
+    assert found == [("2", "invalid_offer", "line 2: no 'title'")]
+
+
+def records():
+    extractor = Extractor(create_engine("scripted"), AttributeSchema.from_names(["Brand", "Color"]))
+    offers = [ProductOffer(id="1", title='Velmora, "x"\ny'), ProductOffer(id="2", title="שלום 👟")]
+    failed, _ = failures_of_line()
+    return [*extractor.extract(offers), failed]
+
+
+def failures_of_line():
+    from extractor.io import _bad_row
+
+    return _bad_row(3, "no 'title'"), None
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def test_records_out(tmp_path, ending):
+    path = tmp_path / "deep" / f"r.{ending}"
+    with open_writer(path, ["Brand", "Color"]) as writer:
+        writer.write(records()[:1])
+        writer.write(records()[1:])
+    if ending == "jsonl":
+        rows = [json.loads(line) for line in path.read_text().splitlines()]
+        assert rows[0]["attributes"]["Brand"][0]["value"] == "Velmora,"
+        assert rows[1]["attributes"]["Color"] == [] and rows[1]["provenance"]["schema"].startswith("any@")
+        assert rows[2]["failure"] == {"reason": "invalid_offer", "message": "line 3: no 'title'"}
+        return
+    if ending == "csv":
+        rows = list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
+    else:
+        rows = [{k: v or "" for k, v in row.items()} for row in pq.read_table(path).to_pylist()]
+    assert [r["Brand"] for r in rows] == ["Velmora,", "שלום", ""]
+    assert rows[2]["failure_reason"] == "invalid_offer"
+    assert list(rows[0]) == ["offer_id", "category", "title", "Brand", "Color", "failure_reason", "failure_message"]
+
+
+def test_an_unknown_or_unwritable_target_is_refused(tmp_path):
+    (tmp_path / "file").write_text("x")
+    for target in (tmp_path / "r.docx", tmp_path / "file" / "r.jsonl"):
+        with pytest.raises(InputError):
+            open_writer(target, [])
+
+
+def test_labelled_offers_name_the_bad_line(write):
+    good = '{"id": "1", "title": "a", "attributes": {"Brand": ["a"]}, "lang": "en"}\n'
+    assert read_labelled(write("d.jsonl", good))[0].attributes == {"Brand": ["a"]}
+    for bad in ('{"id": "1", "title": "a"}', "x", "[]"):
+        with pytest.raises(InputError, match=r"d.jsonl:2: not a labelled offer"):
+            read_labelled(write("d.jsonl", good + bad))

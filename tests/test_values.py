@@ -1,0 +1,75 @@
+"""From answers to values: grounding, normalizing, confidence."""
+
+import math
+
+import pytest
+
+from extractor.answer import AnswerValue
+from extractor.confidence import span_confidence, token_ends
+from extractor.grounding import find_span
+from extractor.normalize import resolve
+from extractor.schema import Attribute
+
+
+@pytest.mark.parametrize(
+    ("value", "title", "description", "expected"),
+    [
+        ("27", 'x 2700 27.5 27"', "", ("title", 12, 14)),
+        ("5", "12.5 5W", "", ("title", 5, 6)),
+        ("Men", "Women Men", "", ("title", 6, 9)),
+        ("red", "bored", "", ("title", 2, 5)),
+        ("red", "bored", "a red one", ("description", 2, 5)),
+        ("100", "2,100 100", "", ("title", 6, 9)),
+        ("👟", "a 👟 b", "", ("title", 2, 3)),
+        ("שלום", "x שלום y", "", ("title", 2, 6)),
+        ("文", "中文标题", "", ("title", 1, 2)),
+        ("Nike", "Diesel", "", None),
+        ("", "Diesel", "", None),
+    ],
+)
+def test_the_first_whole_word_wins(value, title, description, expected):
+    found = find_span(value, {"title": title, "description": description})
+    assert (found and (found.field, found.begin, found.end)) == expected
+
+
+TEXTS = {"title": "LEATHER ‹|x|> wireless Case 50ml for men"}
+ORIGINAL = {"title": "LEATHER <|x|> wireless Case 50ml for men"}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "answer", "value", "normalized", "status", "span"),
+    [
+        (Attribute(name="M"), "LEATHER", "LEATHER", None, "verbatim", (0, 7)),
+        (Attribute(name="M"), "LEATHER\n", "LEATHER", None, "verbatim", (0, 7)),
+        (Attribute(name="M"), "‹|x|>", "<|x|>", None, "verbatim", (8, 13)),
+        (Attribute(name="M"), "Suede", "Suede", None, "inferred", None),
+        (Attribute(name="V", type="number", unit="ml"), "50", "50", "50 ml", "verbatim", (28, 30)),
+        (Attribute(name="V", type="number", unit="ml"), "75", "75", "75 ml", "inferred", None),
+        (Attribute(name="G", type="enum", values=("men",)), "men", "men", None, "verbatim", (37, 40)),
+        (Attribute(name="G", type="enum", values=("Men",)), "Men", "Men", None, "normalized", (37, 40)),
+        (Attribute(name="G", type="enum", values=("Kids",)), "Kids", "Kids", None, "inferred", None),
+        (Attribute(name="Wireless", type="boolean"), "true", "true", None, "normalized", (14, 22)),
+        (Attribute(name="Vegan", type="boolean"), "false", "false", None, "inferred", None),
+    ],
+)
+def test_each_type_has_its_status_and_evidence(attribute, answer, value, normalized, status, span):
+    record = resolve(attribute, AnswerValue(answer, 0, 1), TEXTS, ORIGINAL, 0.5)
+    assert (record.value, record.normalized_value, record.status) == (value, normalized, status)
+    assert (record.evidence and (record.evidence.begin, record.evidence.end)) == span
+    assert record.confidence == 0.5
+
+
+def test_tokens_cover_the_text_also_where_a_character_takes_several():
+    assert token_ends(["{", '"a": "', "Red", '"', "}"], '{"a": "Red"}') == [1, 7, 10, 11, 12]
+    assert token_ends(['"', "\ufffd", "\ufffd", "👟x", '"'], '"👟x"') == [1, 1, 1, 3, 4]
+    assert token_ends(['"', "\ufffd", "\ufffd", '"'], '"👟"') == [1, 1, 1, 3]
+
+
+def test_confidence_is_the_probability_of_the_value_with_its_quotes():
+    text, pieces = '{"a": "Red", "b": null}', ["{", '"a": ', '"', "Red", '", ', '"b": ', "null", "}"]
+    ends, logprobs = token_ends(pieces, text), [math.log(p) for p in (1, 1, 0.5, 0.8, 0.9, 1, 0.7, 1)]
+    assert span_confidence(ends, logprobs, 6, 11) == pytest.approx(0.5 * 0.8 * 0.9)
+    # one token that closes the key and opens the value decides between value and null: it counts
+    merged = ["{", '"a": "', "Red", '", ', '"b": null}']
+    assert span_confidence(token_ends(merged, text), [0, math.log(0.4), 0, 0, 0], 6, 11) == pytest.approx(0.4)
+    assert span_confidence([], [], 6, 11) is None
