@@ -21,27 +21,12 @@ import typer
 
 from extractor import Extractor, ProductOffer, load_schemas
 from extractor.engines.base import Generation, GenerationRequest
+from extractor.engines.scripted import ScriptedEngine
 from extractor.io import OfferReader
 from extractor.prompts import PROMPTS
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Benchmarks; each prints what it measured.")
 SAMPLES = PROMPTS / "samples" / "catalogue.jsonl"
-
-
-class _Recorder:
-    """An engine that keeps the requests and answers none, to measure others on the very same ones."""
-
-    name, model, adapter = "recorder", "none@0", None
-
-    def __init__(self) -> None:
-        self.requests: list[GenerationRequest] = []
-
-    def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
-        self.requests += requests
-        return [Generation(finish_reason="error") for _ in requests]
-
-    def close(self) -> None:
-        pass
 
 
 def _offers(path: Path, n: int) -> list[ProductOffer]:
@@ -73,9 +58,14 @@ def extract(
     loaded, offers = load_schemas(schemas), _offers(data, n)
 
     def requests(grounding: Any) -> list[GenerationRequest]:
-        recorder = _Recorder()
-        Extractor(recorder, loaded, grounding=grounding).extract(offers)
-        return recorder.requests
+        recorded: list[GenerationRequest] = []
+
+        def record(request: GenerationRequest) -> Generation:
+            recorded.append(request)
+            return Generation(finish_reason="error")
+
+        Extractor(ScriptedEngine(record), loaded, grounding=grounding).extract(offers)
+        return recorded
 
     def directly(prepared: Sequence[GenerationRequest], constrained: bool) -> Callable[[], int]:
         messages = [r.messages for r in prepared]

@@ -168,7 +168,7 @@ def _run(reader: OfferReader, extractor: Extractor, writer: Any, copy: IO[str] |
                 f"[red]error:[/red] {escape(str(error))}\nthe records before it are written; run the rest again"
             )
             status = 1
-    failed = _summary(counts)
+    failed = _summary(counts, extractor.engine.retried)
     return status or failed
 
 
@@ -192,11 +192,14 @@ def _progress() -> Progress:
     )
 
 
-def _summary(counts: Counter[str]) -> int:
+def _summary(counts: Counter[str], retried: int) -> int:
     failed = {reason: n for reason, n in counts.items() if reason}
     total = sum(counts.values())
     detail = ": " + ", ".join(f"{n} {reason}" for reason, n in sorted(failed.items())) if failed else ""
-    errors.print(f"{total} offers, {counts['']} records, {sum(failed.values())} failures{detail}")
+    errors.print(
+        f"{total} offers, {counts['']} records, {sum(failed.values())} failures{detail}"
+        + (f", {retried} retries" if retried else "")
+    )
     return 1 if failed else 0
 
 

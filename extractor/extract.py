@@ -32,6 +32,7 @@ class _Task:
     schema: AttributeSchema
     request: GenerationRequest
     shown: dict[str, str]
+    provenance: Provenance
     truncated: bool = False
 
 
@@ -67,12 +68,15 @@ class Extractor:
         """One record or failure for each offer, in order. Raises EngineError only where no offer can be answered."""
         results: list[Extraction | Failure | None] = [None] * len(offers)
         tasks: list[_Task] = []
+        made: dict[str, Provenance] = {}
         for place, offer in enumerate(offers):
             schema = self._schema_for(offer)
             if schema is None:
-                results[place] = self._failure(offer, None, "unknown_category", self._no_schema(offer))
-            else:
-                tasks.append(self._task(place, offer, schema))
+                results[place] = _failure(offer, None, "unknown_category", self._no_schema(offer))
+                continue
+            if schema.fingerprint not in made:
+                made[schema.fingerprint] = self._provenance(schema)
+            tasks.append(self._task(place, offer, schema, made[schema.fingerprint]))
         # Offers of a category together: the prefix cache then serves what they share.
         tasks.sort(key=lambda task: task.schema.fingerprint)
         while tasks:
@@ -98,7 +102,9 @@ class Extractor:
             return f"the offer names no category, and there are several schemas: {known}"
         return f"no schema for category {offer.category!r}; there are schemas for {known}"
 
-    def _task(self, place: int, offer: ProductOffer, schema: AttributeSchema, truncated: bool = False) -> _Task:
+    def _task(
+        self, place: int, offer: ProductOffer, schema: AttributeSchema, provenance: Provenance, truncated: bool = False
+    ) -> _Task:
         shown = {field: neutralize(text) for field, text in offer.texts().items()}
         request = GenerationRequest(
             self.template.render(schema, offer, self.demonstrations.choose(offer, schema)),
@@ -107,7 +113,7 @@ class Extractor:
                 TOKENS_PER_VALUE * (MAX_VALUES // 2 if a.multiple else 1) + len(a.name) for a in schema.attributes
             ),
         )
-        return _Task(place, offer, schema, request, shown, truncated)
+        return _Task(place, offer, schema, request, shown, provenance, truncated)
 
     def _shortened(self, task: _Task, generation: Generation) -> _Task | None:
         """The same offer cut to what fits by its share of the tokens; None if nothing is left to cut, or cutting is off."""
@@ -125,7 +131,7 @@ class Extractor:
         if not title and not description:
             return None
         shorter = offer.model_copy(update={"title": title, "description": description or None})
-        return self._task(task.place, shorter, task.schema, truncated=True)
+        return self._task(task.place, shorter, task.schema, task.provenance, truncated=True)
 
     def _record(self, task: _Task, generation: Generation) -> Extraction | Failure:
         match generation.finish_reason:
@@ -133,16 +139,16 @@ class Extractor:
                 hint = (
                     "" if self.truncate else "; shorten the offer, give fewer demonstrations, or cut it with --truncate"
                 )
-                return self._failure(task.offer, task.schema, "context_overflow", generation.message + hint)
+                return _failure(task.offer, task.provenance, "context_overflow", generation.message + hint)
             case "error":
-                return self._failure(task.offer, task.schema, "engine_error", generation.message)
+                return _failure(task.offer, task.provenance, "engine_error", generation.message)
             case "length":
                 message = f"the answer reached its limit of {task.request.max_tokens} tokens"
-                return self._failure(task.offer, task.schema, "output_truncated", message, generation.text)
+                return _failure(task.offer, task.provenance, "output_truncated", message, generation.text)
         try:
             answer = parse_answer(task.schema, generation.text)
         except ValueError as error:
-            return self._failure(task.offer, task.schema, "invalid_output", str(error), generation.text)
+            return _failure(task.offer, task.provenance, "invalid_output", str(error), generation.text)
         return self._extraction(task, generation, answer)
 
     def _extraction(self, task: _Task, generation: Generation, answer: dict[str, list[AnswerValue]]) -> Extraction:
@@ -168,7 +174,7 @@ class Extractor:
             description=offer.description,
             attributes=attributes,
             truncated=task.truncated,
-            provenance=self._provenance(task.schema),
+            provenance=task.provenance,
             usage=Usage.model_construct(
                 prompt_tokens=generation.prompt_tokens,
                 cached_tokens=generation.cached_tokens,
@@ -176,34 +182,30 @@ class Extractor:
             ),
         )
 
-    def _failure(
-        self,
-        offer: ProductOffer,
-        schema: AttributeSchema | None,
-        reason: FailureReason,
-        message: str,
-        output: str | None = None,
-    ) -> Failure:
-        return Failure(
-            offer_id=offer.id,
-            category=offer.category,
-            title=offer.title,
-            description=offer.description,
-            failure=FailureDetail(reason=reason, message=message),
-            output=output,
-            provenance=self._provenance(schema) if schema else None,
-        )
-
     def _provenance(self, schema: AttributeSchema) -> Provenance:
         return Provenance.model_construct(
             model=self.engine.model,
-            adapter=getattr(self.engine, "adapter", None),
+            adapter=self.engine.adapter,
             engine=self.engine.name,
             template=self.template.reference,
             template_sha256=self.template.sha256,
             schema_=schema.reference,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _failure(
+    offer: ProductOffer, provenance: Provenance | None, reason: FailureReason, message: str, output: str | None = None
+) -> Failure:
+    return Failure(
+        offer_id=offer.id,
+        category=offer.category,
+        title=offer.title,
+        description=offer.description,
+        failure=FailureDetail(reason=reason, message=message),
+        output=output,
+        provenance=provenance,
+    )
 
 
 def cut_at_word(text: str, length: int) -> str:

@@ -60,7 +60,8 @@ def encode(messages: list[Message], tokenizer: Any) -> Example:
 def _decided(answer: str) -> set[int]:
     """Characters of an answer that a model decides: from a key's closing quote (its token may open the value) to the one
     after the value (which ends it). The constraint forces all others, so there is nothing to learn in them."""
-    decoder, decided, position = json.JSONDecoder(), set(), 0
+    decoder, position = json.JSONDecoder(), 0
+    decided: set[int] = set()
     while position < len(answer) - 1:
         position += 1 if position == 0 else len(ITEM_SEPARATOR)
         _, position = decoder.raw_decode(answer, position)

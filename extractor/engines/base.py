@@ -1,7 +1,7 @@
 """What an engine is: the only place where a model is called, and where it can be swapped."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from extractor.prompts import Message
@@ -36,15 +36,17 @@ class Generation:
     cached_tokens: int = 0
     output_tokens: int = 0
     context: int = 0  # tokens that the model allows, where an overflow reports it
-    retries: int = field(default=0, compare=False)
 
 
 class Engine(Protocol):
     """`generate` answers every request, in order. What concerns one request is a `Generation` with its reason; what
-    concerns all is an `EngineError`. `name` and `model` go into provenance."""
+    concerns all is an `EngineError`. `name`, `model` and `adapter` go into provenance; `retried` counts requests that were
+    sent again, over the engine's life."""
 
     name: str
     model: str
+    adapter: str | None
+    retried: int
 
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]: ...
 

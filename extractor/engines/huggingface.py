@@ -18,7 +18,8 @@ class HuggingFaceEngine:
     longest prompts together."""
 
     name = "huggingface"
-    adapter = None
+    adapter: str | None = None
+    retried = 0
 
     def __init__(self, model: str = "base", device: str | None = None, batch_size: int = 32) -> None:
         self.model = model_reference(model)

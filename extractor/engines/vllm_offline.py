@@ -1,6 +1,7 @@
 """vLLM in this process: `vllm.LLM` with one set of sampling parameters per request."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from extractor.errors import EngineError
 
 # A library in somebody's process says nothing on its own; set the variable to see vLLM's log.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
+os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 # GiB for keys and values on a CPU; unset, vLLM claims much of the memory. Without effect on a GPU.
@@ -23,6 +25,7 @@ class VllmEngine:
     """`model` is `base`, a folder or a hub name; `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
 
     name = "vllm"
+    retried = 0
 
     def __init__(
         self,
@@ -32,8 +35,10 @@ class VllmEngine:
         max_num_seqs: int = 256,
         **options: Any,
     ) -> None:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # its own imports warn of their own deprecations
+            from vllm import LLM
         from outlines.models.vllm_offline import VLLMOfflineTypeAdapter
-        from vllm import LLM
         from vllm.platforms import current_platform
 
         self.model = model_reference(model)
@@ -44,6 +49,7 @@ class VllmEngine:
             "structured_outputs_config": {"backend": "guidance", "disable_any_whitespace": True},
             "max_model_len": max_model_len,
             "max_num_seqs": max_num_seqs,
+            "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
             settings |= {"enforce_eager": True, "dtype": "bfloat16"}
@@ -57,7 +63,9 @@ class VllmEngine:
             self._lora = LoRARequest(adapter.name, 1, str(adapter))
             self.adapter = adapter.name
         try:
-            self._llm = LLM(path, **(settings | options))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._llm = LLM(path, **(settings | options))
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot load {model!r}: {error}") from error
         self._tokenizer = self._llm.get_tokenizer()

@@ -21,7 +21,7 @@ class ServerEngine:
     `retries` times with growing, jittered pauses (or what Retry-After says), other 4xx never."""
 
     name = "server"
-    adapter = None
+    adapter: str | None = None
 
     def __init__(
         self,
@@ -54,7 +54,7 @@ class ServerEngine:
             raise
 
     def _served_model(self, wanted: str | None) -> str:
-        response, _ = self._send("GET", "/models")
+        response = self._send("GET", "/models")
         if response.status_code != 200:
             raise EngineError(f"{self.base_url}: GET /models answered {response.status_code}: {_message(response)}")
         served = [entry["id"] for entry in response.json()["data"]]
@@ -81,9 +81,9 @@ class ServerEngine:
             "chat_template_kwargs": {"enable_thinking": False},
             **self._output_type(request.constraint),
         }
-        response, retries = self._send("POST", "/chat/completions", body)
+        response = self._send("POST", "/chat/completions", body)
         if response.status_code == 200:
-            return _generation(response.json(), retries)
+            return _generation(response.json())
         message = _message(response)
         if response.status_code in (401, 403):
             raise EngineError(f"{self.base_url} refuses the key ({response.status_code}); pass --api-key")
@@ -96,14 +96,13 @@ class ServerEngine:
                 message=message,
                 prompt_tokens=int(next(filter(None, prompt.groups()))) if prompt else 0,
                 context=int(next(filter(None, context.groups()))),
-                retries=retries,
             )
         if "structured output" in message.lower() or "grammar" in message.lower():
             message += "; start vLLM with --structured-outputs-config.backend guidance"
-        return Generation(finish_reason="error", message=f"HTTP {response.status_code}: {message}", retries=retries)
+        return Generation(finish_reason="error", message=f"HTTP {response.status_code}: {message}")
 
-    def _send(self, method: str, path: str, body: Any = None) -> tuple[httpx.Response, int]:
-        """The response, and how often the request was sent again. Raises EngineUnavailable when retries are used up."""
+    def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
+        """The response, after retries where they can help. Raises EngineUnavailable when they are used up."""
         problem = ""
         for attempt in range(self._retries + 1):
             pause = self._backoff * 2**attempt * random.uniform(0.5, 1.0)
@@ -115,7 +114,7 @@ class ServerEngine:
                 problem = f"{self.base_url}: the connection broke ({type(error).__name__}: {error})"
             else:
                 if response.status_code not in RETRIED_STATUS:
-                    return response, attempt
+                    return response
                 problem = f"{self.base_url} answered {response.status_code}: {_message(response)}"
                 pause = _retry_after(response) or pause
             if attempt < self._retries:
@@ -137,7 +136,7 @@ def _message(response: httpx.Response) -> str:
         return response.text[:300]
 
 
-def _generation(data: dict[str, Any], retries: int) -> Generation:
+def _generation(data: dict[str, Any]) -> Generation:
     choice, usage = data["choices"][0], data.get("usage") or {}
     text = choice["message"]["content"] or ""
     tokens = (choice.get("logprobs") or {}).get("content") or []
@@ -154,5 +153,4 @@ def _generation(data: dict[str, Any], retries: int) -> Generation:
         prompt_tokens=usage.get("prompt_tokens", 0),
         cached_tokens=cached,
         output_tokens=usage.get("completion_tokens", 0),
-        retries=retries,
     )
