@@ -121,29 +121,28 @@ def _values(attribute: Attribute, text: str, position: int) -> tuple[list[Answer
         value, position = _value(attribute, text, position)
         return ([value] if value else []), position
     values: dict[str, AnswerValue] = {}
-    position = _skip(text, position + 1)
+    begin = position = _skip(text, position + 1)
     while text[position : position + 1] != "]":
-        if values:
+        if position > begin:
             position = _skip(text, _expect(text, position, ","))
         value, position = _value(attribute, text, position)
-        if value is None:
-            raise ValueError(f"{attribute.name!r} has a null in its list")
-        values.setdefault(value.value, value)
+        if value:
+            values.setdefault(value.value, value)
         position = _skip(text, position)
     return list(values.values()), position + 1
 
 
 def _value(attribute: Attribute, text: str, position: int) -> tuple[AnswerValue | None, int]:
     raw, end = _decode(text, position)
-    if raw is None:
-        return None, end
+    if raw is None or (attribute.type == "text" and isinstance(raw, str) and not raw.strip()):
+        return None, end  # a blank is no value
     return AnswerValue(_checked(attribute, raw, text[position:end]), position, end), end
 
 
 def _checked(attribute: Attribute, raw: Any, written: str) -> str:
     """The value as text, if it is of the attribute's type."""
     match attribute.type:
-        case "text" if isinstance(raw, str) and raw.strip():
+        case "text" if isinstance(raw, str):
             return raw
         case "enum" if raw in attribute.values:
             return str(raw)

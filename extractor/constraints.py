@@ -29,6 +29,10 @@ Grounding = Literal["strict", "off"]
 _CHUNKS = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]+|\d+|\s+|.", re.DOTALL)
 
 
+# A span begins with no white space, be it plain or escaped (\n, \t), and takes at most MAX_CHARACTERS.
+_BOUNDED = rf'/([^\s\\]|\\["\\u])(.|\n){{0,{MAX_CHARACTERS - 1}}}/'
+
+
 def build_constraint(
     schema: AttributeSchema, texts: dict[str, str], grounding: Grounding = "strict"
 ) -> "CFG | JsonSchema":
@@ -60,8 +64,7 @@ def _grammar(schema: AttributeSchema, texts: dict[str, str]) -> str:
             continue
         chunks = [json_string(chunk)[1:-1] for chunk in _CHUNKS.findall(text)]
         rules.append(f'SOURCE{index}: %regex {{"substring_chunks": {json.dumps(chunks, ensure_ascii=False)}}}')
-        # No leading or trailing space. Other white space is escaped, hence not seen here; the parser strips it.
-        rules.append(f"SPAN{index}: /[^ ](.|\\n){{0,{MAX_CHARACTERS - 1}}}/ & /(.|\\n)*[^ ]/ & SOURCE{index}")
+        rules.append(rf"SPAN{index}: {_BOUNDED} & /(.|\n)*[^\s]/ & SOURCE{index}")
         alternatives.append(f'"\\"" SPAN{index} "\\""')
     rules.append(f"span: {' | '.join(alternatives)}")
     return "\n".join(rules)

@@ -109,19 +109,3 @@ def packed(examples: Iterator[Example], block: int, pad: int, pool_size: int = 4
         row["labels"] += [IGNORED] * missing
         row["position_ids"] += range(missing)
         yield row
-
-
-def copying(seed: int, rows: int, block: int, vocabulary: int, length: int = 16) -> Iterator[dict[str, list[int]]]:
-    """Rows of random tokens, each run of `length` written twice, with loss on the second: in two minutes it gives a small
-    model the induction heads (Olsson et al. 2022, arXiv:2209.11895) on which all copying rests, and which on offers alone
-    had not appeared after thirty."""
-    rng = Random(seed)
-    for _ in range(rows):
-        row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
-        while len(row["input_ids"]) < block:
-            run = [rng.randrange(vocabulary) for _ in range(length)]
-            row["input_ids"] += run + run
-            # The first token of the copy cannot be known.
-            row["labels"] += [IGNORED] * (length + 1) + run[1:]
-            row["position_ids"] += range(2 * length)
-        yield {key: values[:block] for key, values in row.items()}

@@ -11,7 +11,7 @@ it writes in an answer, and copying is copying.
 import json
 import shutil
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,7 +22,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
-from finetune.conversations import CHAT_TEMPLATE, IGNORED, copying, encode, packed, synthetic_conversations
+from finetune.conversations import CHAT_TEMPLATE, IGNORED, encode, packed, synthetic_conversations
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # List items of a prompt, tags, words, single Han characters, single digits, single white space, and punctuation with one
@@ -61,20 +61,17 @@ def train_tokenizer(vocabulary: int, conversations: int, seed: int) -> PreTraine
 
 
 class Rows(IterableDataset[dict[str, list[int]]]):
-    """`copies` rows of copying, then packed rows of the synthetic corpus. Workers draw from seeds of their own."""
+    """Packed rows of the synthetic corpus. Workers draw from seeds of their own."""
 
-    def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, block: int, seed: int, copies: int = 0, limit: int | None = None
-    ) -> None:
-        self.tokenizer, self.block, self.seed, self.copies, self.limit = tokenizer, block, seed, copies, limit
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, block: int, seed: int, limit: int | None = None) -> None:
+        self.tokenizer, self.block, self.seed, self.limit = tokenizer, block, seed, limit
 
     def __iter__(self) -> Iterator[dict[str, list[int]]]:
         worker = get_worker_info()
         seed = self.seed + (1_000_000_007 * (worker.id + 1) if worker else 0)
         examples = (encode(c, self.tokenizer) for c in synthetic_conversations(seed))
         pad: Any = self.tokenizer.pad_token_id
-        warm_up = copying(seed, self.copies // (worker.num_workers if worker else 1), self.block, len(self.tokenizer))
-        return islice(chain(warm_up, packed(examples, self.block, pad)), self.limit)
+        return islice(packed(examples, self.block, pad), self.limit)
 
 
 class AnswerTrainer(Trainer):
@@ -131,7 +128,6 @@ def pretrain(
     context: Annotated[int, typer.Option(help="Positions the model declares.")] = 4096,
     learning_rate: float = 2e-3,
     seed: int = 1,
-    copy_steps: Annotated[int, typer.Option(help="First steps, on copying random tokens.")] = 160,
     evaluate_every: int = 200,
     version: Annotated[int, typer.Option(help="The model is base@VERSION in provenance.")] = 1,
     workers: Annotated[int, typer.Option(help="Processes that prepare data.")] = 1,
@@ -188,7 +184,7 @@ def pretrain(
             seed=seed,
             disable_tqdm=True,
         ),
-        train_dataset=Rows(tokenizer, block, seed, copies=copy_steps * rows),
+        train_dataset=Rows(tokenizer, block, seed),
         eval_dataset=Rows(tokenizer, block, VALIDATION_SEED, limit=32),
         data_collator=stack,
         compute_metrics=answer_accuracy,

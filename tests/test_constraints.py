@@ -53,6 +53,8 @@ def accepts(schema: AttributeSchema, texts: dict[str, str], answer: str, groundi
         (" ", False),
         ("Diesel ", False),
         (" Diesel", False),
+        ("\n\tblue", False),
+        ("\n\t", False),
         ("end a", False),
         ("Nike", False),
         ("diesel", False),

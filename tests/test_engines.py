@@ -34,13 +34,14 @@ def vllm() -> Iterator[Engine]:
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[str]:
-    """A real OpenAI-compatible vLLM server on a free port."""
+def server(vllm) -> Iterator[str]:
+    """A real OpenAI-compatible vLLM server on a free port, with the arithmetic of the engine in process."""
+    dtype = str(vllm._llm.llm_engine.model_config.dtype).removeprefix("torch.")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(BASE_MODEL)]
-    command += ["--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port), "--dtype", "bfloat16"]
+    command += ["--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
     command += ["--enforce-eager", "--structured-outputs-config.backend", "guidance"]
     command += ["--structured-outputs-config.disable_any_whitespace", "true", "--enable-prompt-tokens-details"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
@@ -134,8 +135,8 @@ def test_a_server_gives_the_same_records_as_vllm(vllm, server, shared_offers):
 
     pairs = [(a, b) for a, b in zip(here, remote, strict=True) if not isinstance(a, Failure)]
     same = sum(values(a) == values(b) for a, b in pairs)
-    # bfloat16 sums depend on what else is in a batch: a near tie may fall the other way.
-    assert same >= 0.97 * len(pairs), f"{same} of {len(pairs)} agree"
+    # Sums depend on what else is in a batch: a near tie may fall the other way.
+    assert same >= 0.98 * len(pairs), f"{same} of {len(pairs)} agree"
 
 
 def test_the_command_line_reaches_a_server(server, write):

@@ -10,7 +10,7 @@ from extractor.demonstrations import check_demonstrations
 from extractor.engines.models import BASE_MODEL
 from extractor.prompts import load_template, neutralize
 from extractor.schema import AttributeSchema
-from finetune.conversations import IGNORED, conversation, copying, encode, packed, synthetic_conversations
+from finetune.conversations import IGNORED, conversation, encode, packed, synthetic_conversations
 from finetune.corpus import Episode, episodes, load_lexicon
 
 
@@ -110,12 +110,6 @@ def test_packed_attention_stays_inside_a_conversation():
         together = model.model(input_ids=torch.cat([first, second], 1), position_ids=positions)[0][:, 7:]
         alone = model.model(input_ids=second)[0]
     assert torch.allclose(together, alone, atol=1e-5)
-
-
-def test_copying_rows_teach_the_second_run():
-    row = next(copying(1, 1, 64, 100, length=16))
-    assert row["input_ids"][:16] == row["input_ids"][16:32]
-    assert row["labels"][:17] == [IGNORED] * 17 and row["labels"][17:32] == row["input_ids"][17:32]
 
 
 def test_seller_text_in_training_is_neutralized():

@@ -37,6 +37,7 @@ class VllmEngine:
     ) -> None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # its own imports warn of their own deprecations
+            import torch
             from vllm import LLM
         from outlines.models.vllm_offline import VLLMOfflineTypeAdapter
         from vllm.platforms import current_platform
@@ -52,7 +53,9 @@ class VllmEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
-            settings |= {"enforce_eager": True, "dtype": "bfloat16"}
+            # Without AVX-512, bfloat16 products are emulated: float32 wrote 3.6 times as many tokens/s.
+            native = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
+            settings |= {"enforce_eager": True, "dtype": "bfloat16" if native else "float32"}
         self._lora = None
         self.adapter: str | None = None
         if adapter:
