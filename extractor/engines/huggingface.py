@@ -37,6 +37,8 @@ class HuggingFaceEngine:
         self._backend = LLGuidanceBackend(Transformers(self._model, self._tokenizer))
         self._context = self._model.config.max_position_embeddings
         self._device, self._batch_size = device, batch_size
+        ends = self._model.generation_config.eos_token_id
+        self._ends = set(ends) if isinstance(ends, list) else {ends}
 
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
         generations: dict[int, Generation] = {}
@@ -66,7 +68,7 @@ class HuggingFaceEngine:
         limits = [r.max_tokens for r in requests]
         outputs = self._model.generate(
             **inputs,
-            logits_processor=[_PerRow([self._processor(r) for r in requests])],
+            logits_processor=[_PerRow([self._processor(r) for r in requests], self._ends, width)],
             max_new_tokens=max(limits),
             do_sample=False,
             output_scores=True,
@@ -90,9 +92,9 @@ class HuggingFaceEngine:
         return self._backend.get_json_schema_logits_processor(request.constraint.schema)
 
     def _generation(self, ids: list[int], logprobs: list[float], prompt_tokens: int, limit: int) -> Generation:
-        end = self._tokenizer.eos_token_id
-        stopped = end in ids[: limit + 1]
-        count = ids.index(end) if stopped else min(limit, len(ids))
+        end = next((i for i, token in enumerate(ids[: limit + 1]) if token in self._ends), None)
+        stopped = end is not None
+        count = min(limit, len(ids)) if end is None else end
         ids = ids[:count]
         return Generation(
             text=self._tokenizer.decode(ids, skip_special_tokens=True),
@@ -107,10 +109,15 @@ class HuggingFaceEngine:
 class _PerRow(LogitsProcessor):
     """One Outlines processor for each row of a batch: an Outlines model takes one output type for a whole batch."""
 
-    def __init__(self, processors: list[Any]) -> None:
-        self._processors = processors
+    def __init__(self, processors: list[Any], ends: set[int], width: int) -> None:
+        self._processors, self._ends, self._width = processors, ends, width
+        self._running = set(range(len(processors)))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        for i, processor in enumerate(self._processors):
-            scores[i : i + 1] = processor.process_logits(input_ids[i : i + 1], scores[i : i + 1])
+        if input_ids.shape[1] > self._width:
+            last = input_ids[:, -1].tolist()
+            # A row that has ended is padded until its batch has; its grammar has nothing more to say.
+            self._running = {i for i in self._running if last[i] not in self._ends}
+        for i in self._running:
+            scores[i : i + 1] = self._processors[i].process_logits(input_ids[i : i + 1], scores[i : i + 1])
         return scores
