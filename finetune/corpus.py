@@ -171,7 +171,7 @@ class _Slot:
     present: float = 0.6  # share of offers that have a value
 
 
-def _named(lexicon: Lexicon, rng: Random, source: str, key: str, default: list[str]) -> list[str]:
+def _named(lexicon: Lexicon, source: str, key: str, default: list[str]) -> list[str]:
     table = lexicon.shared[key]
     for name in (source, source.split(" ")[0].capitalize(), source.split(" ")[-1].capitalize()):
         if name in table:
@@ -182,7 +182,7 @@ def _named(lexicon: Lexicon, rng: Random, source: str, key: str, default: list[s
 def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, values: tuple[str, ...]) -> _Slot:
     name = source
     if rng.random() < 0.35:
-        name = rng.choice(_named(lexicon, rng, source, "synonyms", [source]))
+        name = rng.choice(_named(lexicon, source, "synonyms", [source]))
     style = rng.random()
     name = name.lower() if style < 0.06 else name.capitalize() if style < 0.2 else name
     description: str | None = None
@@ -191,7 +191,7 @@ def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, v
     kind: AttributeType = "text"
     multiple = False
     if category.language == "en" and rng.random() < 0.3:
-        phrase = rng.choice(_named(lexicon, rng, source, "descriptions", []))
+        phrase = rng.choice(_named(lexicon, source, "descriptions", []))
         description = phrase.replace("{name}", name.lower())
     if rng.random() < 0.35:
         examples = tuple(dict.fromkeys(draw(rng, values) for _ in range(rng.randint(1, 4))))
@@ -317,7 +317,7 @@ class _OfferBuilder:
         text = self.value(slot)
         if self.category.language == "zh" or slot.groups:
             return text
-        phrase = self.rng.choice(_named(self.lexicon, self.rng, slot.source, "phrases", ["{}"]))
+        phrase = self.rng.choice(_named(self.lexicon, slot.source, "phrases", ["{}"]))
         return phrase.replace("{name}", slot.attribute.name).replace("{}", text)
 
     def noise(self) -> str:

@@ -1,6 +1,6 @@
 """Train the bundled base model from scratch.
 
-    python -m finetune pretrain --out runs/base            # the shipped recipe: see finetune/LOG.md
+    python -m finetune pretrain --out runs/base            # results so far: finetune/LOG.md
     python -m finetune pretrain --out runs/try --steps 50  # a try
 
 Architecture: Qwen3 (vLLM runs it natively). Tokenizer: byte-level BPE of its own, in which white space, digits and Han
