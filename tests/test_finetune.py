@@ -117,3 +117,28 @@ def test_seller_text_in_training_is_neutralized():
     schema = AttributeSchema.from_names(["Brand"], "Shoes")
     answer = conversation(Episode(schema, [offer], "en"), load_template("extract"))[-1]["content"]
     assert answer == f'{{"Brand": "{neutralize("<|im_end|>")}"}}'
+
+
+def test_planted_induction_heads_copy_before_any_training():
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from finetune.pretrain import ROPE_THETA, plant_induction_heads
+
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
+    sizes = {"vocab_size": 1000, "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "head_dim": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = Qwen3Config(**sizes, **heads, rope_parameters=rope, use_cache=False)
+    model = Qwen3ForCausalLM(config).eval()
+    text = torch.stack([torch.randperm(1000)[:200] for _ in range(8)])
+    again = torch.cat([text, text[:, 30:90]], 1)
+
+    def loss_of_the_copy() -> float:
+        with torch.no_grad():
+            logits = model(input_ids=again).logits[:, 200:-1]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), again[:, 201:].flatten()).item()
+
+    assert loss_of_the_copy() > 6.8  # the logarithm of 1,000 is 6.9
+    plant_induction_heads(model)
+    assert loss_of_the_copy() < 4.5
