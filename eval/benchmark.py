@@ -2,6 +2,7 @@
 
 python -m eval.benchmark extract                     # vLLM called directly against Extractor
 python -m eval.benchmark pipeline --offers 1000000   # the command line's own work, with the scripted engine
+python -m eval.benchmark scores                      # a million cells with 1,000 bootstrap rounds
 """
 
 import json
@@ -15,11 +16,12 @@ import time
 from collections.abc import Callable, Sequence
 from itertools import cycle, islice
 from pathlib import Path
+from random import Random
 from typing import Annotated, Any
 
 import typer
 
-from extractor import Extractor, ProductOffer, load_schemas
+from extractor import AttributeSchema, Extractor, LabelledOffer, ProductOffer, load_schemas
 from extractor.engines.base import Generation, GenerationRequest
 from extractor.engines.scripted import ScriptedEngine
 from extractor.io import OfferReader
@@ -133,6 +135,36 @@ def pipeline(
         f"{offers:,} offers: {large[0]:8.1f} s, peak {large[1]:.0f} MiB, {large[1] - small[1]:.0f} MiB above the start"
     )
     print(f"{1e6 * (large[0] - small[0]) / max(offers - 1_000, 1):.0f} µs a record")
+
+
+@app.command()
+def scores(
+    cells: Annotated[int, typer.Option(help="Cells to score.")] = 1_000_000,
+    attributes: Annotated[int, typer.Option(help="Attributes asked of an offer.")] = 10,
+    rounds: Annotated[int, typer.Option(help="Bootstrap rounds.")] = 1000,
+) -> None:
+    """Time of all scores with their intervals, over random gold and predictions."""
+    from eval.datasets import Dataset
+    from eval.metrics import Prediction
+    from eval.report import summarize
+
+    rng = Random(1)
+    names = [f"attribute {i}" for i in range(attributes)]
+
+    def drawn() -> dict[str, list[str]]:
+        return {name: [rng.choice("uvw")] for name in names if rng.random() < 0.6}
+
+    gold = [
+        LabelledOffer(id=str(i), title="u v w", category=f"category {i % 20}", attributes=drawn(), absent=names[:3])
+        for i in range(cells // attributes)
+    ]
+    said = [Prediction(values, {k: [rng.random()] for k in values}) for values in (drawn() for _ in gold)]
+    schemas = tuple(AttributeSchema.from_names(names, f"category {i}") for i in range(20))
+    dataset = Dataset("random", "all", tuple(gold), schemas, {})
+    begin = time.perf_counter()
+    found = summarize(dataset, said, rounds=rounds)
+    low, high = found["published"]["interval"]
+    print(f"{cells:,} cells, {rounds:,} rounds: {time.perf_counter() - begin:.1f} s; F1 {low:.2f} to {high:.2f}")
 
 
 def _extract_file(folder: Path, rows: list[dict[str, Any]], n: int) -> tuple[float, float]:

@@ -6,17 +6,24 @@ Other rooms are mounted by name, so that the library imports neither of them, an
 import sys
 from importlib import import_module
 
-from extractor.cli import app
+import typer
 
-ROOMS = {"finetune": "finetune.cli:app"}
+from extractor.cli import app, prompts_app
+
+ROOMS = {  # word of the command line: commands of another room, and the group that they join
+    "finetune": ("finetune.cli:app", app, "finetune"),
+    "eval": ("eval.cli:app", app, "eval"),
+    "prompts": ("eval.cli:prompts_app", prompts_app, None),
+}
 
 
 def main() -> None:
     room = sys.argv[1] if len(sys.argv) > 1 else ""
-    for name, target in ROOMS.items():
-        if room in (name, "", "--help"):
+    for word, (target, group, name) in ROOMS.items():
+        if room in (word, "", "--help"):
             module, _, attribute = target.partition(":")
-            app.add_typer(getattr(import_module(module), attribute), name=name)
+            commands: typer.Typer = getattr(import_module(module), attribute)
+            group.add_typer(commands, name=name)
     app()
 
 

@@ -21,9 +21,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
-from extractor.config import load_settings
+from extractor.config import load_settings, open_extractor
 from extractor.demonstrations import DemonstrationPool, check_demonstrations
-from extractor.engines import create_engine
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
 from extractor.io import Columns, OfferReader, open_writer, read_labelled
@@ -108,19 +107,11 @@ def extract(
     )
     schemas = _schemas(schema, attributes)
     reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
-    pool = DemonstrationPool([])
-    if demonstrations:
-        labelled = read_labelled(demonstrations)
-        check_demonstrations(labelled, schemas)
-        pool = DemonstrationPool(labelled, settings.k, settings.choice)
+    labelled = read_labelled(demonstrations) if demonstrations else []
+    check_demonstrations(labelled, schemas)
     names = list(dict.fromkeys(a.name for s in schemas for a in s.attributes))
-    chosen = load_template(settings.template)
     with ExitStack() as stack:
-        running = create_engine(settings.engine, **settings.engine_options())
-        stack.callback(running.close)
-        extractor = Extractor(
-            running, schemas, chosen, demonstrations=pool, grounding=settings.grounding, truncate=settings.truncate
-        )
+        extractor = stack.enter_context(open_extractor(settings, schemas, labelled))
         writer = stack.enter_context(open_writer(out, names))
         copy = stack.enter_context(tempfile.TemporaryFile("w+", encoding="utf-8")) if html else None
         status = _run(reader, extractor, writer, copy, settings.chunk)
@@ -130,16 +121,21 @@ def extract(
 
 
 def _schemas(schema: Path | None, attributes: str | None) -> list[AttributeSchema]:
-    if (schema is None) == (attributes is None):
-        raise InputError("say what to extract: --schema FILE or FOLDER, or --attributes 'Brand,Color,Size'")
-    return load_schemas(schema) if schema else [AttributeSchema.from_names((attributes or "").split(","))]
+    if schema and attributes:
+        raise InputError("--schema and --attributes both say what to extract; give one of them")
+    if attributes is not None:
+        return [AttributeSchema.from_names(attributes.split(","))]
+    if schema is None:
+        schema = PROMPTS / "schemas"
+        errors.print(f"no --schema and no --attributes: the schemas of {schema} are used")
+    return load_schemas(schema)
 
 
 def _run(reader: OfferReader, extractor: Extractor, writer: Any, copy: IO[str] | None, chunk: int) -> int:
     """Chunk by chunk: read, extract, write. What is finished is on disk whatever happens next."""
     counts: Counter[str] = Counter()
     status = 0
-    with _progress() as progress:
+    with progress_bar() as progress:
         task = progress.add_task("", total=None, speed=0.0, failures=0)
         started = time.monotonic()
         rows = iter(reader)
@@ -178,7 +174,8 @@ def extract_rows(extractor: Extractor, rows: list[ProductOffer | Failure]) -> li
     return [row if isinstance(row, Failure) else next(records) for row in rows]
 
 
-def _progress() -> Progress:
+def progress_bar() -> Progress:
+    """On standard error, and only where that is a terminal."""
     return Progress(
         SpinnerColumn(),
         BarColumn(),

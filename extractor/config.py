@@ -3,6 +3,8 @@
 Read at the edges only: the library takes plain arguments.
 """
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,8 +12,13 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from extractor.constraints import Grounding
-from extractor.demonstrations import Choice
+from extractor.demonstrations import Choice, DemonstrationPool
+from extractor.engines import Engine, create_engine
 from extractor.errors import InputError
+from extractor.extract import Extractor
+from extractor.prompts import load_template
+from extractor.records import LabelledOffer
+from extractor.schema import AttributeSchema
 
 
 class Settings(BaseSettings):
@@ -68,3 +75,32 @@ def load_settings(**given: Any) -> Settings:
         raise InputError(
             f"setting {name}: {problem['msg']} (command line, SHELFWISE_{name.upper()} or shelfwise.toml)"
         ) from error
+
+
+def make_extractor(
+    engine: Engine,
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    demonstrations: Sequence[LabelledOffer] = (),
+) -> Extractor:
+    return Extractor(
+        engine,
+        schemas,
+        settings.template,
+        demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice),
+        grounding=settings.grounding,
+        truncate=settings.truncate,
+    )
+
+
+@contextmanager
+def open_extractor(
+    settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer] = ()
+) -> Iterator[Extractor]:
+    """An extractor with an engine of its own, which is closed at the end."""
+    load_template(settings.template)  # a mistake in it shows before the engine starts, which takes half a minute
+    engine = create_engine(settings.engine, **settings.engine_options())
+    try:
+        yield make_extractor(engine, settings, schemas, demonstrations)
+    finally:
+        engine.close()

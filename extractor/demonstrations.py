@@ -74,22 +74,35 @@ def _words(offer: ProductOffer) -> Counter[str]:
 
 
 def check_demonstrations(offers: Sequence[LabelledOffer], schemas: Sequence[AttributeSchema]) -> None:
-    """Raise DemonstrationError, naming up to five offers whose values stand neither in their text nor in a vocabulary."""
-    known = {category_key(s.category): {a.name: a for a in s.attributes} for s in schemas}
-    problems: list[str] = []
-    for offer in offers:
-        key = category_key(offer.category) if category_key(offer.category) in known else ""
-        attributes = known.get(key, next(iter(known.values())) if len(known) == 1 else {})
-        for name, values in offer.attributes.items():
-            if name not in attributes:
-                continue  # not asked for, hence never shown
-            problems += [
-                f"{offer.id}: {name}: {reason}" for v in values if (reason := _problem(attributes[name], v, offer))
-            ]
+    """Raise DemonstrationError, naming up to five values that stand neither in their offer nor in a vocabulary."""
+    problems = [problem for offer in offers for problem in contradictions(offer, schemas)]
     if problems:
         shown = "\n  ".join(problems[:5])
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DemonstrationError(f"demonstrations contradict their own text:\n  {shown}{more}")
+
+
+def contradictions(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> list[str]:
+    """The values of an offer that no extraction could give, each with the reason. Attributes that are not asked for are
+    never shown, hence not checked."""
+    known = {category_key(s.category): s for s in schemas}
+    schema = known.get(category_key(offer.category)) or (schemas[0] if len(schemas) == 1 else None)
+    return [
+        f"{offer.id}: {attribute.name}: {reason}"
+        for attribute in (schema.attributes if schema else ())
+        for value in offer.attributes.get(attribute.name, ())
+        if (reason := _problem(attribute, value, offer))
+    ]
+
+
+def check_leaks(demonstrations: Iterable[LabelledOffer], offers: Iterable[ProductOffer]) -> None:
+    """Raise DemonstrationError where a demonstration is one of the offers that it shall help to evaluate."""
+    evaluated = {text: o.id for o in offers for text in (o.id, o.title.strip().casefold())}
+    for d in demonstrations:
+        if found := evaluated.get(d.id) or evaluated.get(d.title.strip().casefold()):
+            raise DemonstrationError(
+                f"demonstration {d.id!r} is the evaluated offer {found!r}; take demonstrations from a training split"
+            )
 
 
 def _problem(attribute: Attribute, value: str, offer: LabelledOffer) -> str:

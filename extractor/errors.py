@@ -14,6 +14,11 @@
 A single offer that cannot be extracted is no exception: it is a `Failure` value (see `extractor.records`).
 """
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pydantic import ValidationError
+
 
 class ShelfwiseError(Exception):
     """Base of all errors raised on purpose. The message says what is wrong, where, and what to do."""
@@ -60,3 +65,11 @@ class EngineUnavailable(EngineError):
     """The server did not answer after all retries; trying again later can help."""
 
     retryable = True
+
+
+def explain(error: "ValidationError") -> str:
+    """The first problem of data that breaks its model: where, and what."""
+    problem = error.errors()[0]
+    where = ".".join(map(str, problem["loc"]))
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{where}: {message}" if where else message

@@ -12,7 +12,7 @@ from typing import IO, Any, Protocol, Self
 
 from pydantic import ValidationError
 
-from extractor.errors import InputError
+from extractor.errors import InputError, explain
 from extractor.records import Extraction, Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
@@ -155,10 +155,7 @@ class OfferReader:
                 category=row.get(c.category) or None,
             )
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"]))
-            message = problem["msg"].removeprefix("Value error, ")
-            return _bad_row(number, f"{where}: {message}" if where else message, identity)
+            return _bad_row(number, explain(error), identity)
         key = hash(identity)
         if key in self._seen:
             return _failure("duplicate_id", f"line {number}: an earlier offer has the id {identity!r}", identity, offer)
@@ -203,7 +200,7 @@ def read_labelled(path: Path) -> list[LabelledOffer]:
             row = json.loads(line.decode("utf-8"))
             offers.append(LabelledOffer.model_validate({k: v for k, v in row.items() if k in fields}))
         except (ValueError, AttributeError) as error:
-            problem = error.errors()[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            problem = explain(error) if isinstance(error, ValidationError) else str(error)
             raise InputError(f"{path}:{number}: not a labelled offer: {problem}") from error
     if not offers:
         raise InputError(f"{path}: there are no labelled offers in it")

@@ -40,8 +40,8 @@ def test_standard_input_to_standard_output():
     ("arguments", "status", "message"),
     [
         (("extract", "missing.jsonl", "--attributes", "Brand"), 2, "missing.jsonl: no such file"),
-        (("extract", CATALOGUE), 2, "say what to extract: --schema"),
-        (("extract", CATALOGUE, "--attributes", "Brand", "--schema", SCHEMAS), 2, "say what to extract"),
+        (("extract", CATALOGUE, *SCRIPTED), 1, "no --schema and no --attributes: the schemas of"),
+        (("extract", CATALOGUE, "--attributes", "Brand", "--schema", SCHEMAS), 2, "give one of them"),
         (("extract", CATALOGUE, "--attributes", ","), 2, "no attribute names"),
         (("extract", CATALOGUE, "--attributes", "Brand,Brand"), 2, "'Brand' stands twice"),
         (("extract", CATALOGUE, "--schema", "nowhere"), 2, "nowhere: no such file"),

@@ -1,0 +1,99 @@
+"""What all baselines share: the spans of gold values in an offer's text, and records made of spans."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from extractor.records import AttributeValue, Evidence, Extraction, LabelledOffer, ProductOffer, Provenance, Usage
+from extractor.schema import AttributeSchema, category_key
+
+
+@dataclass(frozen=True)
+class Span:
+    """`field` of an offer from `begin` to `end` (code points, `end` exclusive) as a value of `attribute`."""
+
+    attribute: str
+    field: str
+    begin: int
+    end: int
+    confidence: float | None = None
+
+
+def occurrences(value: str, text: str) -> list[tuple[int, int]]:
+    """Where `value` stands in `text` as whole words: a letter or digit is not torn from its neighbours. Han characters have
+    no such borders."""
+    if not value:
+        return []
+    found = [(m.start(), m.end()) for m in re.finditer(re.escape(value), text)]
+    return [(b, e) for b, e in found if not (_joined(text, b) or _joined(text, e))]
+
+
+def _joined(text: str, position: int) -> bool:
+    around = text[position - 1 : position + 1] if position else ""
+    return len(around) == 2 and all(c.isalnum() and not "\u3400" <= c <= "\u9fff" for c in around)
+
+
+def gold_spans(offer: LabelledOffer) -> list[Span]:
+    """Every place where a gold value stands, longest first, none overlapping another; the title is searched before the
+    description, and the description only for values that the title does not have."""
+    spans: list[Span] = []
+    for name, values in offer.attributes.items():
+        for value in values:
+            for field, text in offer.texts().items():
+                if places := occurrences(value, text):
+                    spans += [Span(name, field, begin, end) for begin, end in places]
+                    break
+    return without_overlaps(sorted(spans, key=lambda s: s.begin - s.end))
+
+
+def without_overlaps(spans: Iterable[Span]) -> list[Span]:
+    """The spans in their order, less those that touch an earlier one."""
+    kept: list[Span] = []
+    for span in spans:
+        if all(s.field != span.field or span.end <= s.begin or s.end <= span.begin for s in kept):
+            kept.append(span)
+    return kept
+
+
+def schema_for(offer: ProductOffer, schemas: Sequence[AttributeSchema]) -> AttributeSchema:
+    """The schema of the offer's category; the only one there is serves every category."""
+    by_category = {category_key(s.category): s for s in schemas}
+    return by_category.get(category_key(offer.category)) or schemas[0]
+
+
+def record(offer: ProductOffer, schema: AttributeSchema, spans: Iterable[Span], name: str) -> Extraction:
+    """An extraction out of spans; a value that several spans give stands once, the first one best."""
+    texts = offer.texts()
+    values: dict[str, dict[str, AttributeValue]] = {a.name: {} for a in schema.attributes}
+    for span in spans:
+        if span.attribute in values:
+            text = texts[span.field][span.begin : span.end]
+            evidence = Evidence(field=span.field, begin=span.begin, end=span.end)  # type: ignore[arg-type]
+            value = AttributeValue(value=text, status="verbatim", confidence=span.confidence, evidence=evidence)
+            values[span.attribute].setdefault(text, value)
+    return Extraction(
+        offer_id=offer.id,
+        category=offer.category,
+        title=offer.title,
+        description=offer.description,
+        attributes={attribute: list(found.values()) for attribute, found in values.items()},
+        provenance=Provenance.model_construct(
+            model=name,
+            engine="baseline",
+            template="none",
+            template_sha256="",
+            schema_=schema.reference,
+            created=datetime.now(UTC).isoformat(timespec="seconds"),
+        ),
+        usage=Usage(prompt_tokens=0, cached_tokens=0, output_tokens=0),
+    )
+
+
+def by_attribute(offers: Iterable[LabelledOffer]) -> Mapping[str, set[str]]:
+    """The values of each attribute in training labels."""
+    values: dict[str, set[str]] = {}
+    for offer in offers:
+        for name, found in offer.attributes.items():
+            values.setdefault(name, set()).update(v.strip() for v in found)
+    return values

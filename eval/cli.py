@@ -1,0 +1,202 @@
+"""Commands of the evaluation room, `shelfwise eval …`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Optional
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_help=True)
+prompts_app = typer.Typer()  # joins `shelfwise prompts`
+
+Data = Annotated[Path, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
+Form = Annotated[
+    Optional[str], typer.Option(help="house, papers, mave, bio or columns. [default: by the first record]")
+]
+Training = Annotated[Optional[Path], typer.Option(help="Training labels, for scores by frequency and novelty.")]
+Json = Annotated[Optional[Path], typer.Option("--json", help="Also write all scores as JSON.")]
+Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out and count rows that are no labelled offers.")]
+
+
+@app.command()
+def score(
+    predictions: Annotated[Path, typer.Option(help="Records of Shelfwise, or lines with `pred`.")],
+    gold: Data,
+    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    form: Form = None,
+    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    training: Training = None,
+    protocol: Annotated[
+        Literal["all", "published"], typer.Option(help="published: only micro precision, recall and F1.")
+    ] = "all",
+    json_file: Json = None,
+    lenient: Lenient = False,
+) -> None:
+    """Score the predictions of any system."""
+    from eval.datasets import load_dataset
+    from eval.metrics import score as rounded
+    from eval.metrics import tabulate, tallies
+    from eval.predictions import read_predictions
+    from eval.report import show, summarize
+
+    dataset = load_dataset(gold, split, form, schema, strict=not lenient)
+    matched = read_predictions(predictions, dataset)
+    if protocol == "published":
+        for reason, n in (dataset.left_out | matched.left_out).items():
+            typer.echo(f"left out: {n} {reason}", err=True)
+        cells = tabulate(dataset.offers, matched.predictions, dataset.asked)
+        found = rounded(tallies(cells)["published"], rounded=True)
+        print(f"{found.precision:.2f}\t{found.recall:.2f}\t{found.f1:.2f}")
+        return
+    labels = load_dataset(training).offers if training else ()
+    scores = summarize(dataset, matched.predictions, labels) | {"left_out": matched.left_out}
+    show(scores, Console())
+    if json_file:
+        json_file.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+@app.command()
+def run(
+    data: Data,
+    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    form: Form = None,
+    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
+    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
+    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
+    grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
+    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first offers.")] = None,
+    training: Training = None,
+    price: Annotated[
+        Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,cached=0.1,output=1.6")
+    ] = None,
+    lenient: Lenient = False,
+) -> None:
+    """Extract from labelled offers and score what came out."""
+    from dataclasses import replace
+
+    from eval.datasets import load_dataset
+    from eval.report import show
+    from eval.run import inputs_of
+    from eval.run import run as run_
+    from extractor.cli import progress_bar
+    from extractor.config import load_settings, open_extractor
+    from extractor.demonstrations import check_leaks
+
+    settings = load_settings(
+        engine=engine,
+        model=model,
+        adapter=adapter,
+        base_url=base_url,
+        template=template,
+        k=k,
+        choice=choice,
+        grounding=grounding,
+    )
+    dataset = load_dataset(data, split, form, schema, strict=not lenient)
+    if limit:
+        dataset = replace(dataset, offers=dataset.offers[:limit])
+    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    check_leaks(shown, dataset.offers)
+    labels = list(load_dataset(training).offers) if training else shown
+    with progress_bar() as bar:
+        task = bar.add_task("", total=len(dataset.offers), speed=0.0, failures=0)
+        done = run_(
+            lambda: open_extractor(settings, dataset.schemas, shown),
+            dataset,
+            inputs_of(settings, dataset, shown),
+            out,
+            training=labels,
+            price=_prices(price),
+            progress=lambda n: bar.update(task, completed=n),
+        )
+    show(done.scores, Console())
+    print(done.folder)
+
+
+@prompts_app.command("compare")
+def prompts_compare(
+    templates: Annotated[list[str], typer.Argument(help="Two or more: name, name@version or a .jinja file.")],
+    data: Data,
+    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    form: Form = None,
+    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    html: Annotated[Optional[Path], typer.Option(help="Write the page of offers on which they differ.")] = None,
+    json_file: Json = None,
+    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
+    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    price: Annotated[Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
+    fail_below: Annotated[Optional[float], typer.Option(help="Exit 1 where a later template has less F1.")] = None,
+    no_regression: Annotated[
+        Optional[list[str]], typer.Option(help="Exit 1 where a later template is worse on this attribute.")
+    ] = None,
+) -> None:
+    """Run templates side by side; each is compared with the first."""
+    from eval import compare
+    from eval.datasets import load_dataset
+    from extractor.cli import progress_bar
+    from extractor.config import load_settings
+    from extractor.demonstrations import check_leaks
+    from extractor.errors import InputError
+
+    if len(templates) < 2:
+        raise InputError("name two templates or more; the first is the one to compare with")
+    settings = load_settings(engine=engine, model=model, base_url=base_url, k=k)
+    dataset = compare.sampled(load_dataset(data, split, form, schema), n, seed)
+    asked = {name for names in dataset.asked.values() for name in names}
+    if unknown := [name for name in no_regression or () if name not in asked]:
+        raise InputError(
+            f"--no-regression {unknown[0]!r}: not an attribute of the data; it has {', '.join(sorted(asked))}"
+        )
+    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    check_leaks(shown, dataset.offers)
+    with progress_bar() as bar:
+        tasks: dict[str, Any] = {}
+
+        def progress(template: str, done: int) -> None:
+            if template not in tasks:
+                tasks[template] = bar.add_task(template, total=len(dataset.offers), speed=0.0, failures=0)
+            bar.update(tasks[template], completed=done)
+
+        arms = compare.run_arms(templates, dataset, settings, shown, out, _prices(price), progress)
+    found = compare.differences(arms)
+    compare.show(found, Console())
+    if html:
+        rows = compare.differing(arms, dataset, settings, shown)
+        compare.write_page(html, found, rows, dataset)
+        Console(stderr=True).print(f"{len(rows)} of {len(dataset.offers)} offers differ: {html}")
+    if json_file:
+        json_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    failed = compare.regressions(arms, fail_below, no_regression or ())
+    for reason in failed:
+        Console(stderr=True).print(reason, style="red")
+    raise typer.Exit(1 if failed else 0)
+
+
+def _prices(text: str | None) -> dict[str, float] | None:
+    from extractor.errors import InputError
+
+    if text is None:
+        return None
+    try:
+        prices = {key.strip(): float(value) for key, value in (part.split("=") for part in text.split(","))}
+    except ValueError as error:
+        raise InputError(f"--price {text!r}: write prompt=0.4,cached=0.1,output=1.6") from error
+    if unknown := sorted(prices.keys() - {"prompt", "cached", "output"}):
+        raise InputError(f"--price: unknown kind {unknown[0]!r}; there are prompt, cached, output")
+    if "prompt" not in prices:
+        raise InputError("--price: the price of prompt tokens is missing")
+    return prices

