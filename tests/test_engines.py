@@ -4,6 +4,7 @@ Every one of the public validation offers and of 1,000 hostile titles gives a re
 """
 
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -83,7 +84,9 @@ def test_vllm_answers_every_hostile_title(vllm):
 
 
 def test_what_overflows_the_context_says_how_much_and_can_be_cut(vllm):
-    long = ProductOffer(id="long", title="Velmora Loafer", description="black suede loafer 42, " * 1_500)
+    sentence = "a soft shoe for every day. Made by hand, in black suede with care."
+    words = random.Random(1).choices(sentence.split(" "), k=9_000)
+    long = ProductOffer(id="long", title="Velmora Loafer", description=" ".join(words))
     failure = Extractor(vllm, HOSTILE_SCHEMA).extract([long])[0]
     assert failure.failure.reason == "context_overflow" and "the model allows 4096 together" in failure.failure.message
     record = Extractor(vllm, HOSTILE_SCHEMA, truncate=True).extract([long])[0]
