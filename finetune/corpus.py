@@ -74,6 +74,8 @@ def load_lexicon(folder: Path = LEXICONS) -> Lexicon:
 # --- drawing values ---------------------------------------------------------------------------------------------------
 
 _SLOT = re.compile(r"\{([^{}]+)\}")
+# A pattern that draws one number: 'Pack of {2-12}', '{1-9}.{1-9} kg', '{50-900/50}-Count'.
+_MEASURE = re.compile(r"[^{}\d]*\{\d+-\d+(?:/\d+)?\}(?:\.\{\d[^{}|]*\})?[ -]?(?P<unit>[A-Za-z]{0,6})(?: [A-Za-z]+)?\W?")
 
 
 @lru_cache(maxsize=1)
@@ -168,6 +170,7 @@ class _Slot:
     source: str  # its name in the lexicon, which selects phrases
     values: tuple[str, ...] = ()  # patterns of a text or number
     groups: dict[str, list[str]] = field(default_factory=dict)  # answer -> spellings, for enum and boolean
+    others: tuple[str, ...] = ()  # what an offer may say that the closed vocabulary does not hold
     present: float = 0.6  # share of offers that have a value
 
 
@@ -177,6 +180,10 @@ def _named(lexicon: Lexicon, source: str, key: str, default: list[str]) -> list[
         if name in table:
             return list(table[name])
     return list(table.get("default", default))
+
+
+def _digits(text: str) -> str:
+    return re.search(r"\d+(?:\.\d+)?", text)[0]  # type: ignore[index]
 
 
 def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, values: tuple[str, ...]) -> _Slot:
@@ -195,12 +202,14 @@ def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, v
         description = phrase.replace("{name}", name.lower())
     if rng.random() < 0.35:
         examples = tuple(dict.fromkeys(draw(rng, values) for _ in range(rng.randint(1, 4))))
-    number = [v for v in values if re.fullmatch(r"\{\d[^{}|]*\}(?:\.\{[^{}|]*\})? ?[A-Za-z]{1,6}", v)]
-    if number and rng.random() < 0.25:
-        unit = re.findall(r"[A-Za-z]+$", rng.choice(number))[0]
-        values = tuple(v for v in number if re.search(rf"[^A-Za-z]{unit}$", v))
-        kind, examples = "number", ()
-    elif source not in ("Brand", "Model") and rng.random() < 0.12:
+    numbers = {v: match for v in values if (match := _MEASURE.fullmatch(v))}
+    if 3 * len(numbers) > len(values) and rng.random() < 0.5:
+        unit = rng.choice([m["unit"] for m in numbers.values()])
+        values = tuple(v for v, m in numbers.items() if m["unit"] == unit)
+        unit = unit or None
+        kind = "number"
+        examples = tuple(dict.fromkeys(_digits(e) for e in examples and (draw(rng, values),)))
+    elif source not in ("Brand", "Model") and rng.random() < 0.25:
         multiple = True
     attribute = Attribute(
         name=name,
@@ -210,18 +219,55 @@ def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, v
         unit=unit,
         multiple=multiple,
     )
-    present = 0.85 if source in ("Brand", "品牌", "Product Type") else rng.choice((0.3, 0.6, 0.8))
+    present = 0.85 if source in ("Brand", "品牌", "Product Type") else rng.choice((0.2, 0.5, 0.8))
     return _Slot(attribute, source, values, present=present)
 
 
-def _closed_slot(lexicon: Lexicon, rng: Random) -> _Slot:
-    if rng.random() < 0.4:
+def _closed_slot(lexicon: Lexicon, rng: Random, category: Category, taken: set[str]) -> _Slot:
+    """An enum or boolean: of the shared lists, or made from what offers of the category say of an attribute (one that
+    `taken` does not hold), so that vocabularies are as many as the words of the lexicon."""
+    kind = rng.random()
+    if kind < 0.15:
         name, groups = rng.choice(list(lexicon.shared["booleans"].items()))
-        return _Slot(Attribute(name=name, type="boolean"), name, groups=groups, present=0.5)
-    name, groups = rng.choice(list(lexicon.shared["enums"].items()))
+        return _boolean(rng, name, groups)
+    if kind < 0.35:
+        name, groups = rng.choice(list(lexicon.shared["enums"].items()))
+        return _enum(rng, name, dict(groups), ())
+    literal = {
+        source: words
+        for source, values in category.attributes.items()
+        if source not in taken and len(words := list({v.casefold(): v for v in values if "{" not in v}.values())) > 2
+    }
+    if kind < 0.55:
+        phrase = rng.choice([w for words in literal.values() for w in words] or ["waterproof"])
+        denied = [f"{no}{phrase}" for no in ("not ", "non-", "no ", "without ", "NOT ")] + [f"{phrase}: no"]
+        return _boolean(rng, _styled(rng, phrase), {"true": [phrase], "false": denied})
+    if not literal:
+        return _invented_slot(rng)
+    source = rng.choice(sorted(literal))
+    words = rng.sample(literal[source], len(literal[source]))
+    kept = rng.randint(2, min(8, len(words) - 1))
+    name = rng.choice(_named(lexicon, source, "synonyms", [source]))
+    return _enum(rng, name, {_styled(rng, w): [w] for w in words[:kept]}, tuple(words[kept:]))
+
+
+def _styled(rng: Random, words: str) -> str:
+    return rng.choice((words, words.capitalize(), words.title())) if words.islower() else words
+
+
+def _enum(rng: Random, name: str, groups: dict[str, list[str]], others: tuple[str, ...]) -> _Slot:
     kept = rng.sample(sorted(groups), min(len(groups), rng.randint(2, 8)))
-    attribute = Attribute(name=name, type="enum", values=tuple(kept))
-    return _Slot(attribute, name, groups={k: groups[k] for k in kept}, present=0.6)
+    attribute = Attribute(name=name, type="enum", values=tuple(kept), multiple=rng.random() < 0.25)
+    return _Slot(attribute, name, groups={k: groups[k] for k in kept}, others=others, present=rng.choice((0.4, 0.7)))
+
+
+def _boolean(rng: Random, name: str, groups: dict[str, list[str]]) -> _Slot:
+    description = None
+    if rng.random() < 0.3:
+        said = rng.choice(("denied", "said not to be so", "excluded"))
+        description = f"True if {name.lower()}, false if that is {said}."
+    attribute = Attribute(name=name, type="boolean", description=description)
+    return _Slot(attribute, name, groups=groups, present=rng.choice((0.3, 0.6)))
 
 
 def _invented_slot(rng: Random) -> _Slot:
@@ -240,11 +286,12 @@ def _slots(lexicon: Lexicon, rng: Random, category: Category) -> list[_Slot]:
     if category.language == "en":
         if rng.random() < 0.4:
             slots.append(_text_slot(lexicon, rng, category, "Product Type", category.products))
-        if rng.random() < 0.35:
-            slots.append(_closed_slot(lexicon, rng))
+        taken = set(own)
+        for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
+            slots.append(_closed_slot(lexicon, rng, category, taken))
         if rng.random() < 0.08:
             slots.append(_invented_slot(rng))
-        if rng.random() < 0.3:  # asked, but no offer of this category has it
+        for _ in range(rng.choice((0, 0, 1, 2))):  # asked, but no offer of this category has it
             other = rng.choice([c for c in lexicon.categories if c.language == "en"])
             source = rng.choice(sorted(other.attributes))
             if source not in category.attributes:
@@ -298,19 +345,23 @@ class _OfferBuilder:
     def value(self, slot: _Slot) -> str:
         """Draw a value of the slot, enter it into gold, and return how the seller writes it."""
         rng = self.rng
-        if slot.groups:
-            answer = rng.choice(list(slot.groups))
+        if slot.attribute.type == "number":
+            text = draw(rng, slot.values)  # as it is: a slip in a number would be another number
+            self.gold[slot.attribute.name] = [_digits(text)]
+            return text
+        if slot.attribute.type == "boolean":
+            answer = "true" if rng.random() < 0.65 else "false"
             self.gold[slot.attribute.name] = [answer]
             return _cased(rng, self.case, rng.choice(slot.groups[answer]))
-        text = _cased(rng, self.case, draw(rng, slot.values))
-        if slot.attribute.type == "number":
-            self.gold[slot.attribute.name] = [re.match(r"[\d.]+", text)[0].rstrip(".")]  # type: ignore[index]
-            return text
-        values = [text]
-        if slot.attribute.multiple and rng.random() < 0.5:
-            values += [v for v in {_cased(rng, self.case, draw(rng, slot.values))} if v != text]
-        self.gold[slot.attribute.name] = values
-        joint = "/" if self.category.language == "zh" else rng.choice(("/", ", ", " and ", " & ", "/", " + "))
+        wanted = rng.choice((1, 1, 2, 3)) if slot.attribute.multiple else 1
+        if slot.groups:
+            answers = rng.sample(list(slot.groups), min(wanted, len(slot.groups)))
+            values = [_cased(rng, self.case, rng.choice(slot.groups[a])) for a in answers]
+        else:
+            values = list(dict.fromkeys(_cased(rng, self.case, draw(rng, slot.values)) for _ in range(wanted)))
+            answers = values
+        self.gold[slot.attribute.name] = answers
+        joint = "/" if self.category.language == "zh" else rng.choice(("/", ", ", " and ", " & ", "/", " + ", "|"))
         return joint.join(values)
 
     def segment(self, slot: _Slot) -> str:
@@ -338,11 +389,16 @@ class _OfferBuilder:
             segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
         segments += [(self.noise(), "") for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
         segments += [(d, "") for d in self.distractors if rng.random() < 0.7]
+        for slot in self.slots:
+            if slot.others and slot not in filled and rng.random() < 0.4:
+                segments.append((_cased(rng, self.case, rng.choice(slot.others)), ""))
         if not segments:
             segments.append((self.noise(), ""))
         rng.shuffle(segments)
         if rng.random() < 0.75:  # brand first, then model, as most sellers do
             segments.sort(key=lambda s: ("Brand", "品牌").count(s[1]) * -2 - s[1].startswith(("Model", "Style Name")))
+        if rng.random() < 0.05:
+            segments += segments[-rng.randint(1, 3) :]
         title = self.joined([text for text, _ in segments])
         description = self.description(in_description) if with_description else None
         absent = [s.attribute.name for s in self.slots if s.attribute.name not in self.gold]
@@ -382,6 +438,8 @@ class _OfferBuilder:
         filler = tuple(self.shared["zh_sentences" if zh else "sentences"])
         sentences += [draw(rng, filler) for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5)))]
         rng.shuffle(sentences)
+        if rng.random() < 0.1:  # sellers repeat themselves; an answer must not
+            sentences *= rng.randint(2, 4)
         return ("" if zh else rng.choice((" ", " ", "\n", "<br>"))).join(sentences) or draw(rng, filler)
 
 

@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import torch
 import typer
@@ -159,6 +159,7 @@ def plant_induction_heads(model: Qwen3ForCausalLM, sharpness: float = 2.0) -> No
 
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")] = Path("runs/base"),
+    start: Annotated[Optional[Path], typer.Option(help="Go on from this model's weights and tokenizer.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1850,
     rows: Annotated[int, typer.Option(help="Packed rows a step.")] = 8,
     block: Annotated[int, typer.Option(help="Tokens a row.")] = 512,
@@ -177,12 +178,14 @@ def pretrain(
     """Train tokenizer and model on the synthetic corpus; a killed run resumes from its last checkpoint."""
     out.mkdir(parents=True, exist_ok=True)
     tokenizer_dir = out / "tokenizer"
-    if not tokenizer_dir.exists():
+    if start is None and not tokenizer_dir.exists():
         train_tokenizer(vocabulary, conversations=8_000, seed=seed).save_pretrained(tokenizer_dir)
-    tokenizer = PreTrainedTokenizerFast.from_pretrained(tokenizer_dir)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(start or tokenizer_dir)
     torch.manual_seed(seed)
-    model = Qwen3ForCausalLM(
-        Qwen3Config(
+    if start:
+        model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32, use_cache=False)
+    else:
+        config = Qwen3Config(
             vocab_size=vocabulary,
             hidden_size=hidden,
             num_hidden_layers=layers,
@@ -198,8 +201,8 @@ def pretrain(
             pad_token_id=tokenizer.pad_token_id,
             use_cache=False,
         )
-    )
-    plant_induction_heads(model)
+        model = Qwen3ForCausalLM(config)
+        plant_induction_heads(model)
     print(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} million parameters", flush=True)
     on_gpu = torch.cuda.is_available()
     trainer = AnswerTrainer(
