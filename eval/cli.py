@@ -2,13 +2,12 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Optional
+from typing import Annotated, Literal, Optional
 
 import typer
 from rich.console import Console
 
 app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_help=True)
-prompts_app = typer.Typer()  # joins `shelfwise prompts`
 
 Data = Annotated[Path, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
 Form = Annotated[
@@ -114,79 +113,14 @@ def run(
             inputs_of(settings, dataset, shown),
             out,
             training=labels,
-            price=_prices(price),
+            price=prices_of(price),
             progress=lambda n: bar.update(task, completed=n),
         )
     show(done.scores, Console())
     print(done.folder)
 
 
-@prompts_app.command("compare")
-def prompts_compare(
-    templates: Annotated[list[str], typer.Argument(help="Two or more: name, name@version or a .jinja file.")],
-    data: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
-    form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
-    n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
-    seed: int = 0,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
-    html: Annotated[Optional[Path], typer.Option(help="Write the page of offers on which they differ.")] = None,
-    json_file: Json = None,
-    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    price: Annotated[Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
-    fail_below: Annotated[Optional[float], typer.Option(help="Exit 1 where a later template has less F1.")] = None,
-    no_regression: Annotated[
-        Optional[list[str]], typer.Option(help="Exit 1 where a later template is worse on this attribute.")
-    ] = None,
-) -> None:
-    """Run templates side by side; each is compared with the first."""
-    from eval import compare
-    from eval.datasets import load_dataset
-    from extractor.cli import progress_bar
-    from extractor.config import load_settings
-    from extractor.demonstrations import check_leaks
-    from extractor.errors import InputError
-
-    if len(templates) < 2:
-        raise InputError("name two templates or more; the first is the one to compare with")
-    settings = load_settings(engine=engine, model=model, base_url=base_url, k=k)
-    dataset = compare.sampled(load_dataset(data, split, form, schema), n, seed)
-    asked = {name for names in dataset.asked.values() for name in names}
-    if unknown := [name for name in no_regression or () if name not in asked]:
-        raise InputError(
-            f"--no-regression {unknown[0]!r}: not an attribute of the data; it has {', '.join(sorted(asked))}"
-        )
-    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
-    check_leaks(shown, dataset.offers)
-    with progress_bar() as bar:
-        tasks: dict[str, Any] = {}
-
-        def progress(template: str, done: int) -> None:
-            if template not in tasks:
-                tasks[template] = bar.add_task(template, total=len(dataset.offers), speed=0.0, failures=0)
-            bar.update(tasks[template], completed=done)
-
-        arms = compare.run_arms(templates, dataset, settings, shown, out, _prices(price), progress)
-    found = compare.differences(arms)
-    compare.show(found, Console())
-    if html:
-        rows = compare.differing(arms, dataset, settings, shown)
-        compare.write_page(html, found, rows, dataset)
-        Console(stderr=True).print(f"{len(rows)} of {len(dataset.offers)} offers differ: {html}")
-    if json_file:
-        json_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    failed = compare.regressions(arms, fail_below, no_regression or ())
-    for reason in failed:
-        Console(stderr=True).print(reason, style="red")
-    raise typer.Exit(1 if failed else 0)
-
-
-def _prices(text: str | None) -> dict[str, float] | None:
+def prices_of(text: str | None) -> dict[str, float] | None:
     from extractor.errors import InputError
 
     if text is None:

@@ -13,7 +13,7 @@ from extractor.cli import app, prompts_app
 ROOMS = {  # word of the command line: commands of another room, and the group that they join
     "finetune": ("finetune.cli:app", app, "finetune"),
     "eval": ("eval.cli:app", app, "eval"),
-    "prompts": ("eval.cli:prompts_app", prompts_app, None),
+    "prompts": ("eval.prompts_cli:app", prompts_app, None),
 }
 
 

@@ -211,6 +211,6 @@ def write_page(path: Path, found: Sequence[dict[str, Any]], rows: Sequence[dict[
         loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     environment.lstrip_blocks = True
-    page = environment.get_template("compare.html.jinja").render(arms=found, rows=rows, dataset=dataset)
+    page = environment.get_template("templates.html.jinja").render(arms=found, rows=rows, dataset=dataset)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(page, encoding="utf-8", errors="replace")
