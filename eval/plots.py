@@ -1,0 +1,61 @@
+"""Figures of the reports: SVG whose ink and series take their colours from the page, so that they read in light and dark."""
+
+import io
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+INK = "#010203"
+# Stand-ins that no page uses: `svg` replaces them by the page's own --c0 … --c5 and currentColor.
+SERIES = ("#0102f0", "#0102f1", "#0102f2", "#0102f3", "#0102f4", "#0102f5")
+MARKS = ("o", "s", "^", "D", "v", "P")  # a series is told by its mark too, not by colour alone
+
+
+def svg(draw: Callable[["Axes"], None], width: float = 7.0, height: float = 3.6) -> str:
+    """What `draw` puts on the axes, `width` by `height` inches, as an <svg> element with text as text."""
+    from matplotlib import rc_context
+    from matplotlib.figure import Figure
+
+    style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    style |= {"svg.fonttype": "none", "svg.hashsalt": "shelfwise", "font.family": "sans-serif", "font.size": 10}
+    style |= {"axes.spines.top": False, "axes.spines.right": False, "grid.color": INK, "grid.alpha": 0.12}
+    style |= {"legend.frameon": False, "savefig.transparent": True}
+    with rc_context(style):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(True)
+        axes.set_axisbelow(True)
+        draw(axes)
+        out = io.StringIO()
+        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+    text = out.getvalue()
+    text = text[text.index("<svg") :].replace(INK, "currentColor")
+    for i, colour in enumerate(SERIES):
+        text = text.replace(colour, f"var(--c{i})")
+    return re.sub(r"font: (?:\d+ )?(\d+)px [^;\"]*", r"font: \1px system-ui, sans-serif", text)
+
+
+def lines(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    xlabel: str,
+    ylabel: str,
+    ticks: Sequence[tuple[float, str]] = (),
+) -> str:
+    """A line for each series, points (x, y, low, high) with a bar from low to high."""
+
+    def draw(axes: "Axes") -> None:
+        for i, (name, points) in enumerate(series.items()):
+            colour, mark = SERIES[i % len(SERIES)], MARKS[i % len(MARKS)]
+            xs, ys, low, high = (list(column) for column in zip(*points, strict=True))
+            axes.plot(xs, ys, color=colour, marker=mark, markersize=5, linewidth=1.6, label=name)
+            axes.vlines(xs, low, high, color=colour, linewidth=1, alpha=0.5)
+        axes.set_xlabel(xlabel)
+        axes.set_ylabel(ylabel)
+        if ticks:
+            axes.set_xticks([x for x, _ in ticks], [label for _, label in ticks])
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return svg(draw)
