@@ -1,4 +1,4 @@
-"""Reports of the evaluation room: sections with a figure and a table, as a page that opens offline, as Markdown, on a terminal."""
+"""Reports of the evaluation room: sections with a figure and a table, as a page that opens offline, as Markdown, or printed."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -80,7 +80,7 @@ def write_page(path: Path, title: str, lead: str, sections: Sequence[Section]) -
             "id": f"section-{i}",
             "heading": section.heading,
             "note": section.note,
-            "figure": Markup(section.figure),  # noqa: S704 (made by eval.plots, where text is escaped)
+            "figure": Markup(section.figure),  # made by eval.plots, where text is escaped
             "columns": list(zip(section.columns, _numeric(section), strict=True)),
             "rows": [list(zip(map(text_of, row), _numeric(section), strict=True)) for row in section.rows],
         }

@@ -3,7 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -19,7 +19,9 @@ def svg(draw: Callable[["Axes"], None], width: float = 7.0, height: float = 3.6)
     from matplotlib import rc_context
     from matplotlib.figure import Figure
 
-    style = dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK)
+    style: dict[Any, Any] = dict.fromkeys(
+        ("text.color", "axes.edgecolor", "axes.labelcolor", "xtick.color", "ytick.color"), INK
+    )
     style |= {"svg.fonttype": "none", "svg.hashsalt": "shelfwise", "font.family": "sans-serif", "font.size": 10}
     style |= {"axes.spines.top": False, "axes.spines.right": False, "grid.color": INK, "grid.alpha": 0.12}
     style |= {"legend.frameon": False, "savefig.transparent": True}
