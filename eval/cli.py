@@ -134,3 +134,6 @@ def prices_of(text: str | None) -> dict[str, float] | None:
     if "prompt" not in prices:
         raise InputError("--price: the price of prompt tokens is missing")
     return prices
+
+
+from eval import robustness_cli  # noqa: E402, F401  its command joins `app`

@@ -61,3 +61,21 @@ def lines(
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return svg(draw)
+
+
+def changes(rows: Sequence[tuple[str, float, float, float]], xlabel: str) -> str:
+    """A point for each row (label, x, low, high) with a bar from low to high, the first at the top, and a line at 0. Points
+    whose bar is clear of 0 are filled."""
+
+    def draw(axes: "Axes") -> None:
+        for y, (_, x, low, high) in enumerate(rows):
+            clear = low > 0 or high < 0
+            axes.hlines(y, low, high, color=SERIES[0], linewidth=1.6, alpha=0.6)
+            axes.plot(x, y, MARKS[0], color=SERIES[0], fillstyle="full" if clear else "none", markersize=6)
+        axes.axvline(0, color=INK, linewidth=1, alpha=0.6)
+        axes.set_yticks(range(len(rows)), [label for label, *_ in rows])
+        axes.invert_yaxis()
+        axes.grid(axis="y", visible=False)
+        axes.set_xlabel(xlabel)
+
+    return svg(draw, height=1.0 + 0.28 * len(rows))

@@ -1,0 +1,96 @@
+"""`shelfwise eval robustness`."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+
+from eval.cli import Data, Form, Json, Lenient, app
+
+
+@app.command()
+def robustness(
+    data: Data,
+    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    form: Form = None,
+    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
+    seed: Annotated[int, typer.Option(help="Of the drawn offers and of the perturbations.")] = 0,
+    perturbations: Annotated[
+        Optional[str], typer.Option(help="With commas between: typos,upper,injected-order. [default: all]")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    html: Annotated[Optional[Path], typer.Option(help="Also write the report as a page.")] = None,
+    json_file: Json = None,
+    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
+    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
+    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
+    grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
+    lenient: Lenient = False,
+) -> None:
+    """Perturb the offers (typos, case, order, injected instructions, …) and show what each costs."""
+    from functools import partial
+
+    from eval import robustness as perturbed
+    from eval.datasets import load_dataset
+    from eval.page import show, write_page
+    from eval.run import inputs_of, shared_engine
+    from eval.templates import sampled
+    from extractor.cli import progress_bar
+    from extractor.config import load_settings
+    from extractor.demonstrations import check_leaks
+
+    names = perturbed.chosen([name.strip() for name in (perturbations or "").split(",") if name.strip()])
+    settings = load_settings(
+        engine=engine,
+        model=model,
+        adapter=adapter,
+        base_url=base_url,
+        template=template,
+        k=k,
+        choice=choice,
+        grounding=grounding,
+    )
+    dataset = sampled(load_dataset(data, split, form, schema, strict=not lenient), n, seed)
+    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    check_leaks(shown, dataset.offers)
+    with progress_bar() as bar, shared_engine(settings) as extractor:
+        tasks: dict[str, Any] = {}
+
+        def progress(name: str, done: int) -> None:
+            if name not in tasks:
+                tasks[name] = bar.add_task(name, total=len(dataset.offers), speed=0.0, failures=0)
+            bar.update(tasks[name], completed=done)
+
+        arms = perturbed.robustness(
+            partial(extractor, settings, dataset.schemas, shown),
+            dataset,
+            lambda offers: inputs_of(settings, offers, shown),
+            out,
+            names=names,
+            seed=seed,
+            training=shown,
+            progress=progress,
+        )
+    rows = perturbed.summary(arms)
+    first = arms[0].run
+    title = f"Robustness: {dataset.name} {dataset.split}"
+    system = f"{settings.engine} {settings.model or 'base'}, {first.scores['inputs']['template'].split()[0]}"
+    lead = f"{len(dataset.offers)} offers, drawn and perturbed by seed {seed}; {system}."
+    console = Console()
+    console.print(title, style="bold")
+    console.print(lead, style="dim")
+    show(perturbed.sections(rows), console)
+    if html:
+        write_page(html, title, lead, perturbed.sections(rows, examples=True))
+        Console(stderr=True).print(f"wrote {html}")
+    if json_file:
+        found = {"data": first.scores["data"], "seed": seed, "inputs": first.scores["inputs"], "perturbations": rows}
+        json_file.write_text(json.dumps(found, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
