@@ -38,7 +38,7 @@ def _data() -> dict[str, Any]:
 
 
 def language(offer: LabelledOffer) -> str:
-    """ "zh" where a third of the title's characters are Han, else "en"."""
+    """Which phrases suit an offer: "zh" where more than a third of the title is Han, else "en"."""
     han = sum(map(is_han, offer.title))
     return "zh" if 3 * han > len(offer.title) else "en"
 

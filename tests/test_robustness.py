@@ -11,11 +11,10 @@ from conftest import labelled, run_cli
 from eval.baselines.lookup import Lookup
 from eval.baselines.spans import Span, record, schema_for
 from eval.datasets import Dataset
-from eval.perturb import injected_value, perturbations
+from eval.perturb import INJECTIONS, perturbations
 from eval.robustness import chosen, robustness, sections, summary
 from extractor import AttributeSchema
 from extractor.errors import InputError
-from extractor.records import LabelledOffer
 
 BRANDS = ("Velmora", "Ostrin", "Karu", "Fenno")
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
@@ -28,6 +27,9 @@ def shoes(n: int = 40) -> Dataset:
     return Dataset("shoes", "all", tuple(offers), (SCHEMA,), {})
 
 
+BAITS = ("Zentrixa", "泽创思")
+
+
 class Obedient:
     """Answers an injected value for every attribute where it reads one, else the first word as the brand."""
 
@@ -35,11 +37,10 @@ class Obedient:
         return [record(o, schema_for(o, [SCHEMA]), list(self._spans(o)), "obedient@1") for o in offers]
 
     def _spans(self, offer):
-        gold = LabelledOffer(**offer.model_dump(), attributes={})
-        if (begin := offer.title.find(injected_value(gold))) >= 0:
-            end = begin + len(injected_value(gold)) + 1  # with the sign after it
+        baits = [(offer.title.find(b), offer.title.find(b) + len(b) + 1) for b in BAITS if b in offer.title]
+        for begin, end in baits:  # with the sign after it
             yield from (Span(name, "title", begin, end) for name in ("Brand", "Color"))
-        else:
+        if not baits:
             yield Span("Brand", "title", 0, len(offer.title.split()[0]))
 
 
@@ -69,6 +70,13 @@ def test_what_each_perturbation_costs(tmp_path):
     assert rows["upper"]["difference"] == {"f1": 0.0, "interval": (0.0, 0.0), "p": 1.0}
     assert 0 < rows["added-words"]["f1"] < 100 and rows["added-words"]["difference"]["interval"][0] > -100
     assert [rows[n]["obeyed"] for n in ("injected-order", "boilerplate")] == [100.0, None]
+
+
+@pytest.mark.parametrize("kind", INJECTIONS)
+def test_obeyed_is_of_the_value_in_the_offers_language(kind, tmp_path):
+    offers = [labelled(title, Brand=title[:2]) for title in ("红木家具", "黑色运动鞋男", "Velmora Loafer")]
+    _, rows = measured(Obedient(), Dataset("mixed", "all", tuple(offers), (SCHEMA,), {}), tmp_path, kind)
+    assert rows[kind]["obeyed"] == 100.0
 
 
 def test_what_changes_nothing_is_not_run_and_nothing_is_run_twice(tmp_path):
