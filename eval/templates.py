@@ -163,7 +163,7 @@ def differing(
     listed = dict(zip(zip(arms[0].cells.offer, arms[0].cells.group, strict=True), arms[0].cells.listed, strict=True))
     group = {key: i for i, key in enumerate(arms[0].cells.groups)}
     schemas = {category_key(s.category): s for s in dataset.schemas}
-    pool = DemonstrationPool(demonstrations, settings.k, settings.choice)
+    pool = DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order)
     out = []
     for i, offer in enumerate(dataset.offers):
         rows, balance = [], 0

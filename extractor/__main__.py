@@ -8,7 +8,8 @@ from importlib import import_module
 
 import typer
 
-from extractor.cli import app, prompts_app
+from extractor.cli import app
+from extractor.prompts_cli import app as prompts_app
 
 ROOMS = {  # word of the command line: commands of another room, and the group that they join
     "finetune": ("finetune.cli:app", app, "finetune"),

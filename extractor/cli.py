@@ -22,11 +22,12 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from extractor.config import load_settings, open_extractor
-from extractor.demonstrations import DemonstrationPool, check_demonstrations
+from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
 from extractor.io import Columns, OfferReader, open_writer, read_labelled
-from extractor.prompts import PROMPTS, lint_template, list_templates, load_template
+from extractor.prompts import PROMPTS
+from extractor.prompts_cli import app as prompts_app
 from extractor.records import Extraction, Failure, ProductOffer
 from extractor.schema import AttributeSchema, load_schema, load_schemas
 
@@ -49,7 +50,6 @@ class _Group(TyperGroup):
 
 app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False)
 schema_app = typer.Typer(no_args_is_help=True, help="Check schemas, export them as JSON Schema.")
-prompts_app = typer.Typer(no_args_is_help=True, help="List, show, render and lint prompt templates.")
 app.add_typer(schema_app, name="schema")
 app.add_typer(prompts_app, name="prompts")
 
@@ -71,6 +71,7 @@ def extract(
     ] = None,
     k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt. [default: 5]")] = None,
     choice: Annotated[Optional[str], typer.Option(help="How they are chosen: similar, fixed, random.")] = None,
+    order: Annotated[Optional[str], typer.Option(help="Where the most similar one stands: last, first.")] = None,
     template: Annotated[
         Optional[str], typer.Option(help="name, name@version or a .jinja file. [default: extract]")
     ] = None,
@@ -104,6 +105,7 @@ def extract(
         truncate=truncate,
         k=k,
         choice=choice,
+        order=order,
     )
     schemas = _schemas(schema, attributes)
     reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
@@ -265,44 +267,3 @@ def schema_export(path: Annotated[Path, typer.Argument(help="A schema.")]) -> No
     from extractor.answer import json_schema
 
     print(json.dumps(json_schema(load_schema(path)), ensure_ascii=False, indent=2))
-
-
-@prompts_app.command("list")
-def prompts_list() -> None:
-    """List the templates, name@version."""
-    for reference in list_templates():
-        print(f"{reference}\t{load_template(reference).sha256[:12]}")
-
-
-@prompts_app.command("show")
-def prompts_show(template: Annotated[str, typer.Argument(help="name, name@version or a .jinja file.")]) -> None:
-    """Print a template's source."""
-    print(load_template(template).source, end="")
-
-
-@prompts_app.command("render")
-def prompts_render(
-    template: Annotated[str, typer.Argument(help="name, name@version or a .jinja file.")] = "extract",
-    schema: Annotated[Path, typer.Option(help="A schema.")] = PROMPTS / "schemas" / "shoes.yaml",
-    title: str = "Velmora Suede Loafer, Tan, EU 42",
-    description: Annotated[Optional[str], typer.Option()] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers (JSONL).")] = None,
-    k: int = 2,
-) -> None:
-    """Print the messages that a template makes of an offer."""
-    chosen = load_schema(schema)
-    offer = ProductOffer(id="render", title=title, description=description, category=chosen.category)
-    pool = DemonstrationPool(read_labelled(demonstrations) if demonstrations else [], k)
-    for message in load_template(template).render(chosen, offer, pool.choose(offer, chosen)):
-        print(f"--- {message['role']}\n{message['content']}")
-
-
-@prompts_app.command("lint")
-def prompts_lint(
-    templates: Annotated[Optional[list[str]], typer.Argument(help="Default: all that are listed.")] = None,
-) -> None:
-    """Check templates: variables, messages, where the offer stands."""
-    findings = [f for t in templates or list_templates() for f in lint_template(load_template(t))]
-    for finding in findings:
-        print(finding)
-    raise typer.Exit(1 if findings else 0)

@@ -12,7 +12,7 @@ from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from extractor.constraints import Grounding
-from extractor.demonstrations import Choice, DemonstrationPool
+from extractor.demonstrations import Choice, DemonstrationPool, Order
 from extractor.engines import Engine, create_engine
 from extractor.errors import InputError
 from extractor.extract import Extractor
@@ -34,6 +34,7 @@ class Settings(BaseSettings):
     grounding: Grounding = "strict"
     k: int = Field(default=5, ge=0)
     choice: Choice = "similar"
+    order: Order = "last"
     truncate: bool = False
     chunk: int = Field(default=512, ge=1)
 
@@ -87,7 +88,7 @@ def make_extractor(
         engine,
         schemas,
         settings.template,
-        demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice),
+        demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order),
         grounding=settings.grounding,
         truncate=settings.truncate,
     )

@@ -6,7 +6,7 @@ Demonstrations come from a training split only: an offer never demonstrates itse
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from random import Random
 from typing import Literal
 
@@ -15,19 +15,27 @@ from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import Attribute, AttributeSchema, category_key
 
 Choice = Literal["similar", "fixed", "random"]
+Order = Literal["last", "first"]
 
 _WORD = re.compile(r"[^\W\d_]+|\d+|[\u3400-\u9fff]")
 
 
 class DemonstrationPool:
-    """Labelled offers to choose from. `k` of the offer's category reach each prompt, the most similar one last.
+    """Labelled offers to choose from. `k` of the offer's category reach each prompt.
 
     `choice`: "similar", by cosine of word counts weighted by inverse document frequency (Spärck Jones 1972); "fixed", the
-    first k; "random", drawn by `seed` and the offer's id.
+    first k; "random", drawn by `seed` and the offer's id. `order`: where the most similar one stands.
     """
 
-    def __init__(self, offers: Iterable[LabelledOffer], k: int = 5, choice: Choice = "similar", seed: int = 0) -> None:
-        self.k, self.choice, self.seed = k, choice, seed
+    def __init__(
+        self,
+        offers: Iterable[LabelledOffer],
+        k: int = 5,
+        choice: Choice = "similar",
+        seed: int = 0,
+        order: Order = "last",
+    ) -> None:
+        self.k, self.choice, self.seed, self.order = k, choice, seed, order
         self._by_category: dict[str, list[LabelledOffer]] = {}
         for offer in offers:
             self._by_category.setdefault(category_key(offer.category), []).append(offer)
@@ -44,7 +52,7 @@ class DemonstrationPool:
             case "random":
                 return Random(f"{self.seed}:{offer.id}").sample(pool, min(self.k, len(pool)))
         ranked = self._vectors[key].nearest(offer, pool, self.k)
-        return ranked[::-1]
+        return ranked if self.order == "first" else ranked[::-1]
 
 
 class _Vectors:
@@ -97,12 +105,20 @@ def contradictions(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> 
 
 def check_leaks(demonstrations: Iterable[LabelledOffer], offers: Iterable[ProductOffer]) -> None:
     """Raise DemonstrationError where a demonstration is one of the offers that it shall help to evaluate."""
-    evaluated = {text: o.id for o in offers for text in (o.id, o.title.strip().casefold())}
+    for d, found in leaks(demonstrations, offers):
+        raise DemonstrationError(
+            f"demonstration {d.id!r} is the evaluated offer {found!r}; take demonstrations from a training split"
+        )
+
+
+def leaks(
+    demonstrations: Iterable[LabelledOffer], offers: Iterable[ProductOffer]
+) -> Iterator[tuple[LabelledOffer, str]]:
+    """The demonstrations that have the id or the title of one of the offers, with the id of that offer."""
+    evaluated = {text: o.id for o in offers for text in (o.id, o.title.strip().casefold()) if text}
     for d in demonstrations:
         if found := evaluated.get(d.id) or evaluated.get(d.title.strip().casefold()):
-            raise DemonstrationError(
-                f"demonstration {d.id!r} is the evaluated offer {found!r}; take demonstrations from a training split"
-            )
+            yield d, found
 
 
 def _problem(attribute: Attribute, value: str, offer: LabelledOffer) -> str:

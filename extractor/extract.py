@@ -109,9 +109,7 @@ class Extractor:
         request = GenerationRequest(
             self.template.render(schema, offer, self.demonstrations.choose(offer, schema)),
             build_constraint(schema, shown, self.grounding),
-            max_tokens=sum(
-                TOKENS_PER_VALUE * (MAX_VALUES // 2 if a.multiple else 1) + len(a.name) for a in schema.attributes
-            ),
+            max_tokens=answer_bound(schema),
         )
         return _Task(place, offer, schema, request, shown, provenance, truncated)
 
@@ -206,6 +204,11 @@ def _failure(
         output=output,
         provenance=provenance,
     )
+
+
+def answer_bound(schema: AttributeSchema) -> int:
+    """The tokens that an answer may take; the model's context must hold them beside the prompt."""
+    return sum(TOKENS_PER_VALUE * (MAX_VALUES // 2 if a.multiple else 1) + len(a.name) for a in schema.attributes)
 
 
 def cut_at_word(text: str, length: int) -> str:

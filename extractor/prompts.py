@@ -1,4 +1,4 @@
-"""Templates: load name@version, render to chat messages, lint.
+"""Templates: load name@version, render to chat messages, release.
 
 A template is a Jinja file. It writes messages by calling `message(role)`:
 
@@ -7,7 +7,11 @@ A template is a Jinja file. It writes messages by calling `message(role)`:
 
 so that roles are out of reach of any text. It may use: `category`, `description` (of the category), `attributes` (name,
 description, examples, type, values, unit, multiple), `demonstrations` (title, description, answer) and `offer` (title,
-description). Seller text arrives neutralized (see `neutralize`).
+description); `attributes | without("description", "examples")` leaves these fields of the attributes empty. Seller text
+arrives neutralized (see `neutralize`).
+
+A folder of templates is <name>/<version>.jinja and released.yaml, which holds the hash of each version that was released:
+`extractor.lint` finds one that was edited since.
 """
 
 import hashlib
@@ -19,8 +23,8 @@ from pathlib import Path
 from typing import TypedDict
 
 import jinja2
-import jinja2.meta
 import jinja2.sandbox
+import yaml
 
 from extractor.answer import write_answer
 from extractor.errors import TemplateError
@@ -29,8 +33,9 @@ from extractor.schema import Attribute, AttributeSchema
 
 PROMPTS = Path(__file__).resolve().parent.parent / "prompts"
 TEMPLATES = PROMPTS / "templates"
-VARIABLES = {"category", "description", "attributes", "demonstrations", "offer", "message"}
 ROLES = ("system", "user", "assistant")
+OPTIONAL: dict[str, object] = {"description": None, "examples": ()}  # what a prompt can do without, of an attribute
+RELEASED = "released.yaml"
 
 # `<` where a tag or a special token could begin (<|im_end|>, </title>, <s>, <｜User｜>, <<SYS>>), and `[` of [INST] and its kin.
 _MARKER = re.compile(r"<(?=[|/!?<a-zA-Z\uff5c])|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z]+)\])")
@@ -130,7 +135,15 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return super().getattr(obj, attribute)
 
 
+def without(attributes: Sequence[Attribute], *fields: str) -> list[Attribute]:
+    """The filter `without`: the attributes with some of OPTIONAL left empty."""
+    if unknown := sorted(set(fields) - set(OPTIONAL)):
+        raise jinja2.TemplateRuntimeError(f"without({unknown[0]!r}): there are {', '.join(OPTIONAL)}")
+    return [a.model_copy(update={f: OPTIONAL[f] for f in fields}) for a in attributes]
+
+
 _ENVIRONMENT = _Environment(undefined=jinja2.StrictUndefined, keep_trailing_newline=False, autoescape=False)
+_ENVIRONMENT.filters["without"] = without
 
 
 def list_templates(root: Path = TEMPLATES) -> list[str]:
@@ -169,43 +182,32 @@ def load_template(reference: str, root: Path = TEMPLATES) -> Template:
     return Template(reference, path, source, sha256, compiled.render)
 
 
-def lint_template(template: Template) -> list[str]:
-    """What is wrong with a template, one line each; empty if nothing is."""
-    unknown = jinja2.meta.find_undeclared_variables(_ENVIRONMENT.parse(template.source)) - VARIABLES
-    findings = [
-        f"{template.path}:{_first_line(template.source, name)}: unknown variable {name!r};"
-        f" a template may use {', '.join(sorted(VARIABLES))}"
-        for name in sorted(unknown)
-    ]
-    if findings:
-        return findings
-    schema = AttributeSchema.from_names(["Brand", "Lint probe"], category="Probe category")
-    probe = ProductOffer(id="probe", title="probe title", description="probe description")
-    example = LabelledOffer(id="d", title="other title", attributes={"Brand": ["other"]}, absent=["Lint probe"])
+def released(root: Path = TEMPLATES) -> dict[str, str]:
+    """name@version -> SHA-256 of its source, of what was released; empty without a record. Raises TemplateError."""
+    path = root / RELEASED
+    if not path.is_file():
+        return {}
     try:
-        plain, few = template.render(schema, probe), template.render(schema, probe, [example])
-    except TemplateError as error:
-        return [str(error)]
-    prompt = "\n".join(m["content"] for m in plain)
-    for needed, meaning in [
-        ("probe title", "offer.title"),
-        ("probe description", "offer.description"),
-        ("Lint probe", "the attribute names"),
-        ("Probe category", "the category"),
-    ]:
-        if needed not in prompt:
-            findings.append(f"{template.path}: the prompt never shows {meaning}")
-    if plain[-1]["role"] != "user" or "probe title" not in plain[-1]["content"]:
-        findings.append(f"{template.path}: the last message must be the user's, with the offer")
-    if few == plain:
-        findings.append(f"{template.path}: demonstrations never reach the prompt")
-    elif write_answer(schema, example.attributes) not in [m["content"] for m in few if m["role"] == "assistant"]:
-        findings.append(f"{template.path}: a demonstration's answer must be an assistant message of its own")
-    if any("probe title" in m["content"] for m in plain[:-1]):
-        findings.append(f"{template.path}: the offer stands before the last message, which defeats the prefix cache")
-    return findings
+        found = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise TemplateError(f"{path}: not valid YAML: {error}") from error
+    if not isinstance(found, dict) or not all(isinstance(x, str) for pair in found.items() for x in pair):
+        raise TemplateError(f"{path}: expected lines of name@version: hash")
+    return found
 
 
-def _first_line(source: str, name: str) -> int:
-    match = re.search(rf"\b{re.escape(name)}\b", source)
-    return source.count("\n", 0, match.start()) + 1 if match else 1
+def release(template: Template, root: Path = TEMPLATES) -> bool:
+    """Record a version's hash; False if it stands there already. Raises TemplateError if it stands there with another."""
+    record = released(root)
+    if template.reference not in list_templates(root):
+        raise TemplateError(f"{template.reference}: only a version in {root} can be released, as name@version")
+    if template.reference in record:
+        if record[template.reference] == template.sha256:
+            return False
+        raise TemplateError(
+            f"{template.path}: {template.reference} was released with other text, and a released version never changes;"
+            " restore it, and save the new text under the next version"
+        )
+    lines = yaml.safe_dump(record | {template.reference: template.sha256}, sort_keys=True)
+    (root / RELEASED).write_text(lines, encoding="utf-8")
+    return True

@@ -4,17 +4,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from extractor.errors import TemplateError
-from extractor.prompts import lint_template, list_templates, load_template, neutralize
+from extractor.prompts import load_template, neutralize, release, released, without
 from extractor.records import ProductOffer
 from extractor.schema import AttributeSchema
 
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
 OFFER = ProductOffer(id="1", title="Velmora Loafer Tan", description="Soft.")
-
-
-@pytest.mark.parametrize("reference", list_templates())
-def test_the_shipped_templates_are_clean(reference):
-    assert lint_template(load_template(reference)) == []
 
 
 def test_what_offers_share_comes_first():
@@ -61,26 +56,6 @@ def test_a_category_from_a_feed_stays_one_harmless_line():
     assert "\n- Secret" not in system and "<|" not in system and len(system) < 400
 
 
-@pytest.mark.parametrize(
-    ("source", "message"),
-    [
-        ("{% call message('user') %}{{ ofer.title }}{% endcall %}", ":1: unknown variable 'ofer'"),
-        ("{% call message('user') %}\n{{ offer.title", ":2: "),
-        ("{{ offer.title }}", "writes no message"),
-        ("{% call message('boss') %}{{ offer.title }}{% endcall %}", "a role is one of"),
-        ("{% call message('user') %}{{ category }}{% endcall %}", "never shows offer.title"),
-        ("{% call message('user') %}\n\n{{ offer.nothing }}{% endcall %}", ":3: "),
-        ("{% call message('user') %}{{ ''.__class__.__mro__ }}{% endcall %}", "unsafe"),
-    ],
-)
-def test_a_bad_template_is_named_with_its_line(write, source, message):
-    path = write("bad.jinja", source)
-    with pytest.raises(TemplateError) as caught:
-        raise TemplateError("; ".join(lint_template(load_template(str(path)))))
-    assert str(path) in str(caught.value)
-    assert message in str(caught.value)
-
-
 def test_an_unknown_template_lists_the_known_ones():
     with pytest.raises(TemplateError, match="extract@1"):
         load_template("extract@99")
@@ -91,3 +66,37 @@ def test_provenance_of_a_template_is_its_content(write):
     one, two = (load_template(str(write(f"{n}.jinja", source + n))) for n in ("a", "b"))
     assert one.sha256 != two.sha256
     assert one.reference == f"a@{one.sha256[:12]}"
+
+
+def test_optional_fields_can_be_left_out(write):
+    schema = AttributeSchema(
+        category="Shoes", attributes=({"name": "Brand", "description": "The maker.", "examples": ["Tarn"]},)
+    )
+    source = load_template("extract").source
+    for fields, shown in ((("examples",), "- Brand: The maker."), (("description", "examples"), "- Brand")):
+        line = f"{{%- set attributes = attributes | without({', '.join(map(repr, fields))}) -%}}\n"
+        template = load_template(str(write(f"{'-'.join(fields)}.jinja", line + source)))
+        assert template.render(schema, OFFER)[0]["content"].endswith(f"Attributes:\n{shown}")
+        left = schema.model_copy(update={"attributes": tuple(without(schema.attributes, *fields))})
+        assert template.render(schema, OFFER) == load_template("extract").render(left, OFFER)
+    bad = load_template(str(write("bad.jinja", "{{ attributes | without('name') }}")))
+    with pytest.raises(TemplateError, match=r"bad.jinja:1: without\('name'\): there are description, examples"):
+        bad.render(schema, OFFER)
+
+
+def test_a_released_version_never_changes(write, tmp_path):
+    source = "{% call message('user') %}{{ offer.title }}{% endcall %}"
+    write("t/own/1.jinja", source)
+    assert release(load_template("own@1", tmp_path / "t"), tmp_path / "t")
+    assert not release(load_template("own@1", tmp_path / "t"), tmp_path / "t")
+    record = released(tmp_path / "t")
+    write("t/own/1.jinja", source + "!")
+    load_template.cache_clear()
+    with pytest.raises(TemplateError, match="own@1 was released with other text"):
+        release(load_template("own@1", tmp_path / "t"), tmp_path / "t")
+    assert released(tmp_path / "t") == record
+    with pytest.raises(TemplateError, match="only a version in"):
+        release(load_template(str(tmp_path / "t/own/1.jinja")), tmp_path / "t")
+    write("t/released.yaml", "- own@1")
+    with pytest.raises(TemplateError, match="expected lines of name@version: hash"):
+        released(tmp_path / "t")
