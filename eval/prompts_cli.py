@@ -8,8 +8,26 @@ import typer
 from rich.console import Console
 
 from eval.cli import Data, Form, Json, prices_of
+from extractor.errors import InputError
+from extractor.prompts import TEMPLATES, load_template
 
 app = typer.Typer()
+
+
+def numbers_of(text: str) -> tuple[int, ...]:
+    try:
+        found = tuple(dict.fromkeys(int(part) for part in text.split(",")))
+    except ValueError:
+        found = ()
+    if not found or min(found) < 0:
+        raise InputError(f"--ks {text!r}: write numbers with commas between: 0,1,3,5")
+    return found
+
+
+def budget_of(runs: float | None, minutes: float | None) -> tuple[float | None, float | None]:
+    if runs is not None and minutes is not None:
+        raise InputError("--budget-runs and --minutes both say when to stop; give one of them")
+    return (10.0, None) if runs is None and minutes is None else (runs, minutes)
 
 
 @app.command("compare")
@@ -41,7 +59,6 @@ def prompts_compare(
     from extractor.cli import progress_bar
     from extractor.config import load_settings
     from extractor.demonstrations import check_leaks
-    from extractor.errors import InputError
 
     if len(templates) < 2:
         raise InputError("name two templates or more; the first is the one to compare with")
@@ -75,3 +92,51 @@ def prompts_compare(
     for reason in failed:
         Console(stderr=True).print(reason, style="red")
     raise typer.Exit(1 if failed else 0)
+
+
+@app.command("tune")
+def prompts_tune(
+    templates: Annotated[list[str], typer.Argument(help="One or more; the first is the baseline.")],
+    data: Data,
+    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    form: Form = None,
+    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
+    budget_runs: Annotated[
+        Optional[float], typer.Option(help="What it may cost, in runs over the whole tuning part. [default: 10]")
+    ] = None,
+    minutes: Annotated[Optional[float], typer.Option(help="Or how long it may take.")] = None,
+    ks: Annotated[str, typer.Option(help="Numbers of demonstrations to try.")] = "0,1,3,5,10",
+    seeds: Annotated[int, typer.Option(min=1, help="Shuffles to try of fixed and random demonstrations.")] = 2,
+    held_out: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the offers not tuned on.")] = 0.3,
+    n: Annotated[Optional[int], typer.Option(min=1, help="Offers, drawn by the seed. [default: all]")] = None,
+    seed: int = 0,
+    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    root: Annotated[Path, typer.Option("--templates", help="Where the best is written.")] = TEMPLATES,
+    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
+    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
+) -> None:
+    """Search demonstrations and template variants; write the best as a new version."""
+    from eval import templates as sides
+    from eval import tune_report
+    from eval.datasets import load_dataset
+    from eval.tune import Plan, Search, tune
+    from extractor.cli import progress_bar
+    from extractor.config import load_settings
+    from extractor.demonstrations import check_leaks
+
+    settings = load_settings(engine=engine, model=model, base_url=base_url)
+    plan = Plan(numbers_of(ks), seeds, held_out, seed, *budget_of(budget_runs, minutes))
+    loaded = {tune_report.label(t, root): t for t in (load_template(name, root) for name in templates)}
+    dataset = load_dataset(data, split, form, schema)
+    if n:
+        dataset = sides.sampled(dataset, n, seed)
+    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    check_leaks(shown, dataset.offers)
+    search = Search(loaded, dataset, settings, shown, plan, out)
+    with progress_bar() as bar:
+        task = bar.add_task("", total=None, speed=0.0, failures=0)
+        found = tune(search, lambda done, total: bar.update(task, completed=done, total=total))
+    tune_report.show(found, Console())
+    print(tune_report.write(search, found, root, demonstrations))

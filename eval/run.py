@@ -11,7 +11,7 @@ Repeating a run therefore costs nothing, and a changed template, model, label or
 import hashlib
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
@@ -88,7 +88,7 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
         "template": f"{template.reference} {template.sha256}",
         "grounding": settings.grounding,
         "truncate": settings.truncate,
-        "demonstrations": _hash(d.model_dump_json() for d in demonstrations),
+        "demonstrations": content_hash(d.model_dump_json() for d in demonstrations),
         "k": settings.k if demonstrations else 0,
         "choice": settings.choice if demonstrations else None,
         "order": settings.order if demonstrations and settings.choice == "similar" else None,
@@ -103,7 +103,7 @@ def folder_hash(folder: str) -> str:
     if not Path(folder).is_dir():
         return folder
     files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".md")
-    return _hash(f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files)
+    return content_hash(f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files)
 
 
 @lru_cache
@@ -111,10 +111,11 @@ def code_hash() -> str:
     """Hash of the extractor's code, without what no record depends on."""
     root = Path(extractor.__file__).parent
     files = sorted(p for p in root.rglob("*.py") if p.name not in NO_RECORD)
-    return _hash(p.read_text(encoding="utf-8") for p in files)
+    return content_hash(p.read_text(encoding="utf-8") for p in files)
 
 
-def _hash(parts: Any) -> str:
+def content_hash(parts: Iterable[str]) -> str:
+    """Sixteen hexadecimal digits."""
     content = hashlib.sha256()
     for part in parts:
         content.update(part.encode())
@@ -141,7 +142,7 @@ def run(
 ) -> Run:
     """Extract, score and write the run's folder; what is there already is not done again. The predictor is opened only if
     something is left to extract."""
-    folder = out / f"{dataset.name}-{dataset.split}-{_hash([json.dumps(inputs, sort_keys=True)])}"
+    folder = out / f"{dataset.name}-{dataset.split}-{content_hash([json.dumps(inputs, sort_keys=True)])}"
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "inputs.json").write_text(json.dumps(inputs, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     records = _finished(folder / "predictions.jsonl")
