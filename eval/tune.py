@@ -153,8 +153,8 @@ class Outcome:
 
 def choose(trials: Sequence[Trial], tuning: Dataset, held_out: Dataset, ask: Ask) -> Outcome:
     """Choose the variant with the highest F1 on the whole tuning part, if the paired test finds it better than the
-    baseline at LEVEL, corrected for the number of variants tested (Bonferroni), and its gain has the same sign on the
-    held-out part."""
+    baseline at LEVEL, corrected for the number of variants that came so far (Bonferroni), and if it gains on the held-out
+    part too, which corrects for the luck of having come so far."""
     begun = [t for t in trials[1:] if t.runs]
     rated = [(compared(t, trials[0], tuning), t) for t in begun if len(t.runs) <= len(trials[0].runs)]
     rated.sort(key=lambda pair: (-pair[0]["offers"], -pair[0]["f1"]))

@@ -17,28 +17,26 @@ _HEAD = re.compile(r"\A\{#- Tuned from .*?-#\}\n", re.DOTALL)
 
 
 def show(found: Outcome, console: Console) -> None:
-    """Print the variants tried, and how the best one did on the held-out part."""
-    table = Table("variant", box=None, pad_edge=False)
-    for title in ("offers", "F1", "95 %", "change", "95 %", "p", "tokens in", "out"):
-        table.add_column(title, no_wrap=True, justify="right")
-    for title, rows in (("", found.rows), ("held out", found.held_out)):
-        if title and rows:
-            table.add_section()
+    """Print the variants tried, and how the best one did on the held-out part. Tokens are those of an offer, both ways."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("variant", min_width=26)
+    for title in ("offers", "F1", "95 %", "change", "p", "tokens"):
+        table.add_column(title, justify="right", no_wrap=True)
+    for title, rows in (("", found.rows), ("held out: ", found.held_out)):
         for i, row in enumerate(rows):
             change = row["difference"]
             table.add_row(
-                f"{title + ': ' if title else ''}{row['variant']}{'' if i else ' (baseline)'}",
+                f"{title}{row['variant']}{'' if i else ' (baseline)'}",
                 str(row["offers"]),
                 f"{row['f1']:.1f}",
                 _interval(row["interval"], ".1f"),
-                *(
-                    (f"{change['f1']:+.1f}", _interval(change["interval"], "+.1f"), f"{change['p']:.3f}")
-                    if i
-                    else [""] * 3
-                ),
-                *(f"{row['tokens'][k]:.0f}" for k in ("prompt", "output")),
+                *((f"{change['f1']:+.1f}", f"{change['p']:.3f}") if i else ("", "")),
+                f"{sum(row['tokens'].values()):.0f}",
             )
     console.print(table)
+    if found.held_out:
+        low, high = found.held_out[1]["difference"]["interval"]
+        console.print(f"held out, the change is within {low:+.1f} to {high:+.1f} (95 %)", highlight=False)
 
 
 def _interval(bounds: tuple[float, float], form: str) -> str:
@@ -88,7 +86,7 @@ def _head(search: Search, found: Outcome, options: str) -> str:
     baseline, (other, held) = found.rows[0], found.held_out
     data, settings = search.dataset, search.settings
     lines = [
-        f"Tuned from {best['variant'].partition(',')[0]} by `shelfwise prompts tune` on {data.name} {data.split}"
+        f"Tuned from {best['variant'].partition(' ')[0]} by `shelfwise prompts tune` on {data.name} {data.split}"
         f" (seed {search.plan.seed}), engine {settings.engine}, model {settings.model or 'base'}.",
         f"Its settings: {options}",
         f"Chosen on {best['offers']} offers: {_scores(best, baseline)}",

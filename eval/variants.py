@@ -28,11 +28,9 @@ class Variant:
     seed: int = 0
 
     def __str__(self) -> str:
-        how = {"similar": f"{self.choice}, most similar {self.order}"}.get(
-            self.choice, f"{self.choice}, seed {self.seed}"
-        )
-        parts = (self.template, *(f"without {f}" for f in self.left_out), f"k={self.k} {how}" if self.k else "k=0")
-        return ", ".join(parts)
+        how = f"{self.choice} {self.order}" if self.choice == "similar" else f"{self.choice} seed {self.seed}"
+        less = f" without {'+'.join(self.left_out)}" if self.left_out else ""
+        return f"{self.template}{less} k={self.k}{' ' + how if self.k else ''}"
 
     def plain(self) -> "Variant":
         """The same prompts, with what has no influence on them as by default."""
