@@ -18,7 +18,7 @@ test: .venv/installed-tests
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/shelfwise schema check prompts/schemas > /dev/null
-	$(BIN)/shelfwise prompts lint
+	$(BIN)/shelfwise prompts lint --schema prompts/schemas --offers prompts/samples/catalogue.jsonl
 	$(BIN)/pytest
 
 # The lock is complete, so pip need not resolve; its resolver would bring a torchvision that breaks a CPU torch.

@@ -103,13 +103,13 @@ def prompts_tune(
     schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
     demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
     budget_runs: Annotated[
-        Optional[float], typer.Option(help="What it may cost, in runs over the whole tuning part. [default: 10]")
+        Optional[float], typer.Option(help="What it may cost, in runs over the whole tuning part; else 10.")
     ] = None,
     minutes: Annotated[Optional[float], typer.Option(help="Or how long it may take.")] = None,
     ks: Annotated[str, typer.Option(help="Numbers of demonstrations to try.")] = "0,1,3,5,10",
     seeds: Annotated[int, typer.Option(min=1, help="Shuffles to try of fixed and random demonstrations.")] = 2,
     held_out: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the offers not tuned on.")] = 0.3,
-    n: Annotated[Optional[int], typer.Option(min=1, help="Offers, drawn by the seed. [default: all]")] = None,
+    n: Annotated[Optional[int], typer.Option(min=1, help="Offers, drawn by the seed; else all.")] = None,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
     root: Annotated[Path, typer.Option("--templates", help="Where the best is written.")] = TEMPLATES,

@@ -53,7 +53,7 @@ def options_of(variant: Variant) -> str:
 
 def label(template: Template, root: Path) -> str:
     """name@version, also of a version that was named by its file."""
-    if template.path.parent.parent == root and template.path.stem.isdigit():
+    if template.path.resolve().parent.parent == root.resolve() and template.path.stem.isdigit():
         return f"{template.path.parent.name}@{template.path.stem}"
     return template.reference
 
@@ -61,6 +61,7 @@ def label(template: Template, root: Path) -> str:
 def write(search: Search, found: Outcome, root: Path, demonstrations: Path | None) -> str:
     """Write tune.json into the search's folder, and the chosen variant as the next version of its template in `root`; what
     was done, for people. `demonstrations`: their file."""
+    search.folder.mkdir(parents=True, exist_ok=True)
     written, lines = None, [found.reason + "; nothing is written"] if found.reason else []
     if found.chosen:
         options = options_of(found.chosen)
@@ -125,6 +126,4 @@ def _path(root: Path, reference: str) -> Path:
 def _write_json(search: Search, found: Outcome, written: str | None) -> None:
     chosen = asdict(found.chosen) if found.chosen else None
     content = {"inputs": search.inputs, "written": written} | asdict(found) | {"chosen": chosen}
-    search.folder.mkdir(parents=True, exist_ok=True)
-    path = search.folder / "tune.json"
-    path.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (search.folder / "tune.json").write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -32,6 +32,12 @@ class Finding:
         return f"{self.where}: {'note: ' if self.note else ''}{self.message}"
 
 
+def fault(error: TemplateError) -> Finding:
+    """A template that does not render, as a finding."""
+    where, _, message = str(error).partition(": ")
+    return Finding(where, message)
+
+
 # --- a template by itself ---------------------------------------------------------------------------------------------
 
 TITLE, DESCRIPTION = "probe title", "probe text"
@@ -67,8 +73,7 @@ def lint_template(template: Template) -> list[Finding]:
             *_imitable(template),
         ]
     except TemplateError as error:
-        where, _, message = str(error).partition(": ")
-        return [Finding(where, message)]
+        return [fault(error)]
 
 
 def _unknown(template: Template) -> Iterator[Finding]:

@@ -6,10 +6,11 @@ from pathlib import Path
 from typing import TypeVar
 
 from extractor.demonstrations import DemonstrationPool, contradictions, leaks
-from extractor.engines.tokens import load_counter
+from extractor.engines.tokens import TokenCounter, load_counter
+from extractor.errors import TemplateError
 from extractor.extract import answer_bound
 from extractor.io import OfferReader, read_labelled
-from extractor.lint import Finding, unrendered
+from extractor.lint import Finding, fault, unrendered
 from extractor.prompts import Message, Template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema, category_key
@@ -72,37 +73,42 @@ def lint_lengths(templates: Sequence[Template], given: Inputs, model: str) -> li
     counter = load_counter(model)
     found: list[Finding] = []
     for template in templates:
-        found += [f for schema in given.schemas for f in unrendered(template, schema)]
-        sizes = []
-        for where, schema, messages in _prompts(template, given):
-            sizes.append((counter.count(messages), answer_bound(schema), where))
-        if not sizes:
-            continue
-        over = sum(prompt + answer > counter.context for prompt, answer, _ in sizes)
-        prompt, answer, where = max(sizes, key=lambda size: size[0] + size[1])
-        counted = (
-            f"{prompt} tokens ({where}), and the answer may take {answer}: {prompt + answer} of the {counter.context}"
-            f" that {counter.model} takes"
-        )
-        if over:
-            message = f"{over} of {len(sizes)} prompts do not fit; the longest has {counted}"
-            found.append(Finding(str(template.path), message + "; give fewer demonstrations, or fewer attributes"))
-        else:
-            found.append(Finding(str(template.path), f"the longest of {len(sizes)} prompts has {counted}", note=True))
+        try:
+            found += [f for schema in given.schemas for f in unrendered(template, schema)]
+            found.append(_longest(template, given, counter))
+        except TemplateError as error:
+            found.append(fault(error))
     return found
 
 
+def _longest(template: Template, given: Inputs, counter: TokenCounter) -> Finding:
+    prompts = _prompts(template, given)
+    sizes = [(counter.count(messages), answer_bound(schema), where) for where, schema, messages in prompts]
+    over = sum(prompt + answer > counter.context for prompt, answer, _ in sizes)
+    prompt, answer, where = max(sizes, key=lambda size: size[0] + size[1])
+    counted = (
+        f"{prompt} tokens ({where}), and the answer may take {answer}: {prompt + answer} of the {counter.context}"
+        f" that {counter.model} takes"
+    )
+    if not over:
+        return Finding(str(template.path), f"the longest of {len(sizes)} prompts has {counted}", note=True)
+    message = f"{over} of {len(sizes)} prompts do not fit; the longest has {counted}"
+    return Finding(str(template.path), message + "; give fewer demonstrations, or fewer attributes")
+
+
 def _prompts(template: Template, given: Inputs) -> Iterator[tuple[str, AttributeSchema, list[Message]]]:
-    """A prompt for each offer that has a schema; without offers, one for each schema, with its k longest demonstrations."""
+    """A prompt for each offer that has a schema, and one for each schema that no offer has, with its k longest
+    demonstrations."""
     shown = [d for _, d in given.demonstrations]
-    if given.offers:
-        pool = DemonstrationPool(shown, given.k)
-        for where, offer in given.offers:
-            if schema := given.schema_for(offer):
-                yield where, schema, template.render(schema, offer, pool.choose(offer, schema))
-        return
+    pool = DemonstrationPool(shown, given.k)
+    used = set()
+    for where, offer in given.offers:
+        if schema := given.schema_for(offer):
+            used.add(schema)
+            yield where, schema, template.render(schema, offer, pool.choose(offer, schema))
     for schema in given.schemas:
-        own = [d for d in shown if given.schema_for(d) is schema]
-        own.sort(key=lambda d: sum(map(len, d.texts().values())), reverse=True)
-        name = f"{schema.category or 'the schema'}, without an offer"
-        yield name, schema, template.render(schema, ProductOffer(id="-", title="-"), own[: given.k])
+        if schema not in used:
+            own = [d for d in shown if given.schema_for(d) is schema]
+            own.sort(key=lambda d: sum(map(len, d.texts().values())), reverse=True)
+            name = f"{schema.category or 'the schema'}, without an offer"
+            yield name, schema, template.render(schema, ProductOffer(id="-", title="-"), own[: given.k])

@@ -168,6 +168,9 @@ def test_a_changed_label_or_demonstration_is_another_run(labels):
     assert plain == inputs_of(load_settings(engine="scripted", k=3), dataset, [])  # k counts only with demonstrations
     assert plain != inputs_of(settings, dataset, list(dataset.offers[:2]))
     assert plain != inputs_of(load_settings(engine="scripted", grounding="off"), dataset, [])
+    first, shown = load_settings(engine="scripted", order="first"), list(dataset.offers[:2])
+    assert plain == inputs_of(first, dataset, [])  # so does the order, and only of similar ones
+    assert inputs_of(first, dataset, shown) != inputs_of(settings, dataset, shown)
 
 
 def test_leaks_are_found_by_text_too(labels):

@@ -157,7 +157,7 @@ def test_files_are_checked_with_the_template(write):
     assert value == f"{demonstrations}:3: d2: Brand: 'Tarn' is not in the offer's text"
     assert closed.startswith(f"{demonstrations}:3: d2: Gender: 'Boys' is not among")
     assert stranger == f"{demonstrations}:5: note: no schema for category 'Cups': never shown"
-    assert "note: the longest of 2 prompts has" in length and f"({offers}:" in length
+    assert "note: the longest of 3 prompts has" in length and f"({offers}:" in length
 
 
 def test_a_prompt_that_does_not_fit_fails(write):
@@ -179,6 +179,14 @@ def test_a_prompt_that_does_not_fit_fails(write):
         str(PROMPTS / "demonstrations/shoes.jsonl"),
     )
     assert longest.returncode == 0 and "(Shoes, without an offer)" in longest.stdout
+
+
+def test_a_template_that_breaks_on_real_schemas_is_named_with_its_line(write):
+    path = write("bad.jinja", SOURCE.replace("- {{ a.name }}", "- {{ a.name }}{{ a.nothing if a.name == 'Brand' }}"))
+    done = run_cli("prompts", "lint", str(path), "--schema", SHOES)
+    assert done.returncode == 1 and done.stdout.startswith(
+        f"{path}:17: 'extractor.schema.Attribute object' has no attribute"
+    )
 
 
 def test_tokens_are_counted_as_transformers_counts_them():

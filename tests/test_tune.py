@@ -11,7 +11,8 @@ from eval.datasets import Dataset, load_dataset
 from eval.metrics import Prediction
 from eval.prompts_cli import budget_of, numbers_of
 from eval.run import Run
-from eval.tune import Plan, Search, affordable, choose, divided, halve, price, samples, tune
+from eval.tune import Outcome, Plan, Search, affordable, choose, divided, halve, price, samples, tune
+from eval.tune_report import write as write_found
 from eval.variants import Variant, removable, shuffled, space
 from extractor.config import load_settings
 from extractor.demonstrations import DemonstrationPool
@@ -196,6 +197,29 @@ def test_the_command_writes_the_best_as_a_new_version(labels, root, write, tmp_p
     again = run_cli(*command, "--budget-runs", "3")
     assert again.stdout == done.stdout and sorted((tmp_path / "runs").iterdir()) == runs
     assert not (root / "extract" / "3.jinja").exists()
+
+
+def test_shuffled_demonstrations_are_kept_beside_the_run(labels, root, write, tmp_path):
+    pool = list(load_dataset(write("train.jsonl", rows(12, "Boot", "t"))).offers)
+    templates = {"extract@1": load_template("extract@1", root)}
+    search = Search(templates, load_dataset(labels), load_settings(engine="scripted"), pool, Plan(), tmp_path / "runs")
+    chosen = Variant("extract@1", ("examples",), 3, "fixed", seed=1)
+    change = {"f1": 2.0, "interval": (1.0, 3.0), "p": 0.01}
+    row = {"variant": str(chosen), "offers": 9, "f1": 50.0, "interval": (40.0, 60.0), "difference": change}
+    found = Outcome([row | {"variant": "extract@1 k=0"}, row], chosen, [row, row])
+    said = write_found(search, found, root, tmp_path / "train.jsonl")
+    kept = search.folder / "demonstrations.jsonl"
+    assert f"--k 3 --choice fixed --demonstrations {kept}" in said
+    assert list(load_dataset(kept).offers) == shuffled(pool, 1)
+    text = (root / "extract" / "2.jinja").read_text()
+    assert text.endswith('-#}\n{%- set attributes = attributes | without("examples") -%}\n' + SOURCE)
+    # A tuned version that is tuned again does not pile up heads.
+    load_template.cache_clear()
+    again = replace(search, templates={"extract@2": load_template("extract@2", root)})
+    chosen = replace(chosen, template="extract@2", left_out=())
+    write_found(again, replace(found, chosen=chosen, rows=[row, row | {"variant": str(chosen)}]), root, None)
+    text = (root / "extract" / "3.jinja").read_text()
+    assert text.count("Tuned from") == 1 and text.count("without(") == 1 and "Tuned from extract@2" in text
 
 
 def test_a_part_that_is_left_out_stays_out(labels, root, tmp_path):
