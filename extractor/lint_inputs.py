@@ -60,11 +60,15 @@ def lint_inputs(given: Inputs) -> list[Finding]:
         Finding(place[d.id], f"demonstration {d.id!r} is the offer {o!r}, which it must not help to answer")
         for d, o in leaks((d for _, d in given.demonstrations), (o for _, o in given.offers))
     ]
+    strangers: dict[str | None, list[str]] = {}
     for where, demonstration in given.demonstrations:
         if given.schema_for(demonstration):
             found += [Finding(where, p) for p in contradictions(demonstration, given.schemas)]
         else:
-            found.append(Finding(where, f"no schema for category {demonstration.category!r}: never shown", note=True))
+            strangers.setdefault(demonstration.category, []).append(where)
+    for category, places in strangers.items():
+        message = f"no schema for category {category!r}: its demonstrations, {len(places)}, are never shown"
+        found.append(Finding(places[0], message, note=True))
     return found
 
 

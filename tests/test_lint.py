@@ -156,7 +156,9 @@ def test_files_are_checked_with_the_template(write):
     assert leak == f"{demonstrations}:4: demonstration 'd3' is the offer '2', which it must not help to answer"
     assert value == f"{demonstrations}:3: d2: Brand: 'Tarn' is not in the offer's text"
     assert closed.startswith(f"{demonstrations}:3: d2: Gender: 'Boys' is not among")
-    assert stranger == f"{demonstrations}:5: note: no schema for category 'Cups': never shown"
+    assert (
+        stranger == f"{demonstrations}:5: note: no schema for category 'Cups': its demonstrations, 1, are never shown"
+    )
     assert "note: the longest of 3 prompts has" in length and f"({offers}:" in length
 
 
