@@ -1,23 +1,44 @@
 """The training values of the attribute that occur in the offer, the longest first: no learning, and the floor for everything
 that learns."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Self
 
-from eval.baselines.spans import Span, by_attribute, occurrences, record, schema_for
+from eval.baselines import folder
+from eval.baselines.recipe import Recipe
+from eval.baselines.spans import Span, by_attribute, occurrences, record, schema_for, span_values
 from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
 
 
 class Lookup:
-    def __init__(self, schemas: Sequence[AttributeSchema]) -> None:
-        self.schemas = schemas
-        self._values: dict[str, list[str]] = {}
+    """`values` of each attribute, the longest first."""
 
-    def fit(self, training: Iterable[LabelledOffer]) -> Self:
+    RECIPE = Recipe()
+
+    def __init__(self, schemas: Sequence[AttributeSchema], values: dict[str, list[str]]) -> None:
+        self.schemas, self.values = schemas, values
+
+    @classmethod
+    def train(
+        cls,
+        training: Sequence[LabelledOffer],
+        schemas: Sequence[AttributeSchema],
+        out: Path,
+        encoder: str = "minilm",
+        recipe: Recipe | None = None,
+    ) -> Self:
+        """Gather the values, and write a folder that `load` reads. There is no encoder and no recipe; they are ignored."""
         found = by_attribute(training)
-        self._values = {name: sorted(values, key=lambda v: (-len(v), v)) for name, values in found.items()}
-        return self
+        values = {name: sorted(v, key=lambda value: (-len(value), value)) for name, v in found.items()}
+        folder.write(out, "lookup", schemas, values=values)
+        return cls(schemas, values)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        content = folder.read(path)
+        return cls(content["schemas"], content["values"])
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
         return [self._record(offer) for offer in offers]
@@ -27,8 +48,8 @@ class Lookup:
         spans = [
             Span(attribute.name, field, *places[0])
             for attribute in schema.attributes
-            for value in self._values.get(attribute.name, ())
+            for value in self.values.get(attribute.name, ())
             for field, text in offer.texts().items()
             if (places := occurrences(value, text))
         ]
-        return record(offer, schema, spans, "lookup@1")
+        return record(offer, schema, span_values(offer, spans), "lookup@1")

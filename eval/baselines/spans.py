@@ -1,6 +1,7 @@
 """What all baselines share: the spans of gold values in an offer's text, and records made of spans."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,17 +35,28 @@ def _joined(text: str, position: int) -> bool:
     return len(around) == 2 and all(c.isalnum() and not "\u3400" <= c <= "\u9fff" for c in around)
 
 
-def gold_spans(offer: LabelledOffer) -> list[Span]:
-    """Every place where a gold value stands, longest first, none overlapping another; the title is searched before the
-    description, and the description only for values that the title does not have."""
-    spans: list[Span] = []
-    for name, values in offer.attributes.items():
-        for value in values:
-            for field, text in offer.texts().items():
-                if places := occurrences(value, text):
-                    spans += [Span(name, field, begin, end) for begin, end in places]
-                    break
-    return without_overlaps(sorted(spans, key=lambda s: s.begin - s.end))
+def value_spans(attribute: str, value: str, offer: ProductOffer) -> list[Span]:
+    """Where the offer has the value: as whole words of the title, else of the description, else at the beginning of a word
+    ("Print" in "Printed")."""
+    for find in (occurrences, _beginnings):
+        for field, text in offer.texts().items():
+            if places := find(value.strip(), text):
+                return [Span(attribute, field, begin, end) for begin, end in places]
+    return []
+
+
+def _beginnings(value: str, text: str) -> list[tuple[int, int]]:
+    if len(value) < 3:  # "O" stands in every title
+        return []
+    found = [(m.start(), m.end()) for m in re.finditer(re.escape(value), text)]
+    return [(b, e) for b, e in found if not _joined(text, b)]
+
+
+def gold_spans(offer: LabelledOffer, counts: Mapping[str, int] | None = None) -> list[Span]:
+    """Every place where a gold value stands, none overlapping another: longest first, of equal ones that of the attribute with
+    more labels by `counts`."""
+    found = [s for name, values in offer.attributes.items() for v in values for s in value_spans(name, v, offer)]
+    return without_overlaps(sorted(found, key=lambda s: (s.begin - s.end, -(counts or {}).get(s.attribute, 0))))
 
 
 def without_overlaps(spans: Iterable[Span]) -> list[Span]:
@@ -62,22 +74,28 @@ def schema_for(offer: ProductOffer, schemas: Sequence[AttributeSchema]) -> Attri
     return by_category.get(category_key(offer.category)) or schemas[0]
 
 
-def record(offer: ProductOffer, schema: AttributeSchema, spans: Iterable[Span], name: str) -> Extraction:
-    """An extraction out of spans; a value that several spans give stands once, the first one best."""
+def span_values(offer: ProductOffer, spans: Iterable[Span]) -> dict[str, list[AttributeValue]]:
+    """The values of each attribute; one that several spans give stands once, the first one best."""
     texts = offer.texts()
-    values: dict[str, dict[str, AttributeValue]] = {a.name: {} for a in schema.attributes}
+    values: dict[str, dict[str, AttributeValue]] = {}
     for span in spans:
-        if span.attribute in values:
-            text = texts[span.field][span.begin : span.end]
-            evidence = Evidence(field=span.field, begin=span.begin, end=span.end)  # type: ignore[arg-type]
-            value = AttributeValue(value=text, status="verbatim", confidence=span.confidence, evidence=evidence)
-            values[span.attribute].setdefault(text, value)
+        text = texts[span.field][span.begin : span.end]
+        evidence = Evidence(field=span.field, begin=span.begin, end=span.end)  # type: ignore[arg-type]
+        value = AttributeValue(value=text, status="verbatim", confidence=span.confidence, evidence=evidence)
+        values.setdefault(span.attribute, {}).setdefault(text, value)
+    return {attribute: list(found.values()) for attribute, found in values.items()}
+
+
+def record(
+    offer: ProductOffer, schema: AttributeSchema, values: Mapping[str, list[AttributeValue]], name: str
+) -> Extraction:
+    """An extraction by the baseline `name`; attributes that the schema does not ask for are left out."""
     return Extraction(
         offer_id=offer.id,
         category=offer.category,
         title=offer.title,
         description=offer.description,
-        attributes={attribute: list(found.values()) for attribute, found in values.items()},
+        attributes={a.name: values.get(a.name, []) for a in schema.attributes},
         provenance=Provenance.model_construct(
             model=name,
             engine="baseline",
@@ -88,6 +106,11 @@ def record(offer: ProductOffer, schema: AttributeSchema, spans: Iterable[Span], 
         ),
         usage=Usage(prompt_tokens=0, cached_tokens=0, output_tokens=0),
     )
+
+
+def attribute_counts(offers: Iterable[LabelledOffer]) -> Counter[str]:
+    """How many offers have a value of each attribute."""
+    return Counter(name for o in offers for name, values in o.attributes.items() if values)
 
 
 def by_attribute(offers: Iterable[LabelledOffer]) -> Mapping[str, set[str]]:
