@@ -7,7 +7,10 @@ from typing import Annotated, Literal, Optional
 import typer
 from rich.console import Console
 
+from eval.baselines.cli import app as baselines_app
+
 app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_help=True)
+app.add_typer(baselines_app)
 
 Data = Annotated[Path, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
 Form = Annotated[
