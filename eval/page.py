@@ -1,5 +1,6 @@
 """Reports of the evaluation room: sections with a figure and a table, as a page that opens offline, as Markdown, or printed."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 Cell = str | int | float
+_FIGURE = re.compile(r"[\d.,+−–()% -]+(?:to [\d.,+−–()% -]+)?")
 
 
 @dataclass(frozen=True)
@@ -29,13 +31,13 @@ def text_of(cell: Cell) -> str:
 
 
 def _numeric(section: Section) -> list[bool]:
-    """Which columns hold figures: those in which some cell is a number or begins with a digit or a sign."""
+    """Which columns hold figures: those in which every cell that is not empty is a number, or text of a figure ("+1.5 to 2")."""
 
     def figure(cell: Cell) -> bool:
-        return not isinstance(cell, str) or cell[:1].isdigit() or (cell[:1] in "+-−" and cell[1:2].isdigit())
+        return not isinstance(cell, str) or not cell or bool(_FIGURE.fullmatch(cell))
 
     columns = range(len(section.columns))
-    return [i > 0 and any(figure(row[i]) for row in section.rows) for i in columns]
+    return [i > 0 and all(figure(row[i]) for row in section.rows) for i in columns]
 
 
 def show(sections: Sequence[Section], console: Console) -> None:

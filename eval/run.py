@@ -2,7 +2,7 @@
 
     <out>/<data>-<split>-<key>/inputs.json        what went in; its hash is the key
                                predictions.jsonl  records, chunk by chunk: a killed run goes on after the last whole line
-                               timing.jsonl       records and seconds of each chunk
+                               timing.jsonl       seconds until the predictor was there, records and seconds of each chunk
                                scores.json        written last
 
 Repeating a run therefore costs nothing, and a changed template, model, label or line of extraction code is another run.
@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-import extractor
 from eval.datasets import Dataset
 from eval.metrics import Prediction
 from eval.predictions import from_record, match
@@ -107,9 +107,9 @@ def folder_hash(folder: str) -> str:
 
 
 @lru_cache
-def code_hash() -> str:
-    """Hash of the extractor's code, without what no record depends on."""
-    root = Path(extractor.__file__).parent
+def code_hash(package: str = "extractor") -> str:
+    """Hash of a package's code, without what no record depends on."""
+    root = Path(import_module(package).__path__[0])
     files = sorted(p for p in root.rglob("*.py") if p.name not in NO_RECORD)
     return content_hash(p.read_text(encoding="utf-8") for p in files)
 
@@ -153,7 +153,9 @@ def run(
     ]
     progress(len(records))
     if left:
+        started = time.perf_counter()
         with open_predictor() as predictor:
+            _append(folder / "timing.jsonl", [json.dumps({"opening": time.perf_counter() - started})])
             for begin in range(0, len(left), CHUNK):
                 started = time.perf_counter()
                 made = predictor.extract(left[begin : begin + CHUNK])
@@ -167,11 +169,12 @@ def run(
     matched = match(by_id, dataset, str(folder))
     times = _finished(folder / "timing.jsonl")
     # A chunk that was killed has records but no time: speed is that of the chunks that have both.
-    timed = sum(t["records"] for t in times)
-    seconds = sum(t["seconds"] for t in times) * len(records) / max(timed, 1)
+    timed = sum(t.get("records", 0) for t in times)
+    opening = max((t["opening"] for t in times if "opening" in t), default=0.0)
+    seconds = sum(t.get("seconds", 0.0) for t in times) * len(records) / max(timed, 1)
     scores = summarize(dataset, matched.predictions, training) | {
         "left_out": matched.left_out,
-        "cost": cost(records, seconds, price),
+        "cost": cost(records, seconds, price) | {"opening_seconds": opening},
         "inputs": inputs,
     }
     (folder / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
