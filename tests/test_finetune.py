@@ -11,7 +11,8 @@ from extractor.engines.models import BASE_MODEL
 from extractor.prompts import load_template, neutralize
 from extractor.schema import AttributeSchema
 from finetune.conversations import IGNORED, conversation, encode, packed, synthetic_conversations
-from finetune.corpus import Episode, episodes, load_lexicon
+from finetune.corpus import Episode, episodes
+from finetune.lexicon import load_lexicon
 
 
 def some(n: int, seed: int = 3, offers: int = 3) -> list[Episode]:

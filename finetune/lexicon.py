@@ -1,0 +1,146 @@
+"""The words of the synthetic corpus, and how a value is drawn from them. Patterns are explained in lexicons/shared.yaml."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import yaml
+
+LEXICONS = Path(__file__).parent / "lexicons"
+Pattern = Callable[[Random], str]
+
+
+@dataclass(frozen=True)
+class Category:
+    name: str
+    names: tuple[str, ...]
+    products: tuple[str, ...]
+    noise: tuple[str, ...]
+    attributes: dict[str, tuple[str, ...]]
+    language: str
+
+
+@dataclass(frozen=True)
+class Lexicon:
+    shared: dict[str, Any]
+    categories: tuple[Category, ...]
+
+
+@lru_cache(maxsize=1)
+def load_lexicon(folder: Path = LEXICONS) -> Lexicon:
+    """Read `shared.yaml` and every `categories_*.yaml`; `$name` in a value list is replaced by that shared list."""
+    shared = yaml.safe_load((folder / "shared.yaml").read_text(encoding="utf-8"))
+    lists = {name: [str(v) for v in values] for name, values in shared["lists"].items()}
+    lists["brand"] = ["{BRAND}"]
+
+    def spliced(values: list[Any]) -> tuple[str, ...]:
+        out: list[str] = []
+        for value in map(str, values):
+            out += lists[value[1:]] if value.startswith("$") else [value]
+        return tuple(out)
+
+    categories = []
+    for path in sorted(folder.glob("categories_*.yaml")):
+        language = "zh" if path.stem.endswith("_zh") else "en"
+        for row in yaml.safe_load(path.read_text(encoding="utf-8")):
+            attributes = {str(k): spliced(v) for k, v in row["attributes"].items()}
+            texts = {key: tuple(map(str, row[key])) for key in ("names", "products", "noise")}
+            categories.append(Category(row["category"], attributes=attributes, language=language, **texts))
+    return Lexicon(shared, tuple(categories))
+
+
+_SLOT = re.compile(r"\{([^{}]+)\}")
+# A pattern that draws one number: 'Pack of {2-12}', '{1-9}.{1-9} kg', '{50-900/50}-Count'.
+
+
+@lru_cache(maxsize=1)
+def _syllables() -> tuple[list[str], ...]:
+    table = load_lexicon().shared["syllables"]
+    return tuple(table[part].split() for part in ("onsets", "vowels", "codas"))
+
+
+def coined_word(rng: Random) -> str:
+    """A pronounceable word that no lexicon holds, in one of the ways brands are written."""
+    if rng.random() < 0.12:
+        return "".join(rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ") for _ in range(rng.randint(2, 7)))
+    onsets, vowels, codas = _syllables()
+    word = "".join(rng.choice(onsets) + rng.choice(vowels) for _ in range(rng.choice((1, 2, 2, 2, 3))))
+    if rng.random() < 0.88:
+        word += rng.choice(codas)
+    style = rng.random()
+    return word.capitalize() if style < 0.75 else word.upper() if style < 0.92 else word
+
+
+@lru_cache(maxsize=100_000)
+def _pattern(text: str) -> tuple[str | Pattern, ...]:
+    """Compile a value pattern (see shared.yaml) into literal and drawn parts."""
+    parts: list[str | Pattern] = []
+    for i, piece in enumerate(_SLOT.split(text)):
+        if i % 2 == 0:
+            if piece:
+                parts.append(piece)
+        else:
+            parts.append(_slot(piece))
+    return tuple(parts)
+
+
+def _slot(body: str) -> Pattern:
+    shared = load_lexicon().shared if body in ("N", "H", "BRAND") else {}
+    match body:
+        case "A":
+            return lambda rng: rng.choice("ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+        case "9":
+            return lambda rng: rng.choice("0123456789")
+        case "W":
+            return coined_word
+        case "N":
+            return lambda rng: rng.choice(shared["nouns"])
+        case "H":
+            return lambda rng: rng.choice(shared["zh_characters"])
+        case "BRAND":
+            return lambda rng: _brand(rng, shared)
+    if number := re.fullmatch(r"(-?\d+)-(-?\d+)(?:/(\d+))?", body):
+        low, high, step = int(number[1]), int(number[2]), int(number[3] or 1)
+        return lambda rng: str(low + step * int(rng.random() * ((high - low) // step + 1)))
+    choices = body.split("|")
+    return lambda rng: rng.choice(choices)
+
+
+def _brand(rng: Random, shared: dict[str, Any]) -> str:
+    kind = rng.random()
+    if kind < 0.45:
+        brand = coined_word(rng)
+        if rng.random() < 0.12:
+            brand += " " + coined_word(rng)
+    elif kind < 0.6:
+        brand = f"{rng.choice(shared['adjectives'])} {rng.choice(shared['nouns'])}"
+    elif kind < 0.7:
+        brand = rng.choice(shared["nouns"]) + rng.choice((" ", "", "", " ")) + rng.choice(shared["nouns"])
+    elif kind < 0.8:
+        brand = f"{rng.choice(shared['first_names'])} {coined_word(rng).capitalize()}"
+    elif kind < 0.85:
+        brand = coined_word(rng).capitalize() + "'s"
+    elif kind < 0.9:
+        brand = f"{coined_word(rng).capitalize()} {rng.choice(('&', 'and', '+'))} {coined_word(rng).capitalize()}"
+    else:
+        brand = rng.choice(shared["nouns"])
+    if rng.random() < 0.12:
+        brand += " " + rng.choice(shared["brand_suffixes"])
+    return brand.upper() if rng.random() < 0.08 else brand
+
+
+def draw(rng: Random, values: tuple[str, ...]) -> str:
+    parts = _pattern(values[int(rng.random() * len(values))])
+    return "".join(p if isinstance(p, str) else p(rng) for p in parts)
+
+
+def named(lexicon: Lexicon, source: str, key: str, default: list[str]) -> list[str]:
+    table = lexicon.shared[key]
+    for name in (source, source.split(" ")[0].capitalize(), source.split(" ")[-1].capitalize()):
+        if name in table:
+            return list(table[name])
+    return list(table.get("default", default))
