@@ -15,13 +15,15 @@ Cell = str | int | float
 @dataclass(frozen=True)
 class Section:
     """`columns` name the table's columns and `rows` hold its cells: the first is a label, text stands left and numbers stand
-    right (floats with one decimal). `figure` is SVG of `eval.plots`."""
+    right (floats with one decimal). Columns of `texts` stand left although a cell may begin with a digit. `figure` is SVG of
+    `eval.plots`."""
 
     heading: str
     note: str = ""
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     figure: str = ""
+    texts: Sequence[str] = ()
 
 
 def text_of(cell: Cell) -> str:
@@ -34,8 +36,10 @@ def _numeric(section: Section) -> list[bool]:
     def figure(cell: Cell) -> bool:
         return not isinstance(cell, str) or cell[:1].isdigit() or (cell[:1] in "+-−" and cell[1:2].isdigit())
 
-    columns = range(len(section.columns))
-    return [i > 0 and any(figure(row[i]) for row in section.rows) for i in columns]
+    return [
+        i > 0 and name not in section.texts and any(figure(row[i]) for row in section.rows)
+        for i, name in enumerate(section.columns)
+    ]
 
 
 def show(sections: Sequence[Section], console: Console) -> None:

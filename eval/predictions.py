@@ -70,6 +70,23 @@ def read_predictions(path: Path, dataset: Dataset) -> Matched:
     return match(by_id, dataset, str(path))
 
 
+MAKERS = ("model", "adapter", "engine", "template", "calibration")
+
+
+def provenance_of(path: Path) -> dict[str, Any]:
+    """What made the records of a file: the MAKERS; empty where no line says. Raises InputError where two records differ."""
+    made: dict[str, Any] = {}
+    for number, row in enumerate(_rows(path), 1):
+        if not (given := row.get("provenance")):
+            continue
+        said = {key: given.get(key) for key in MAKERS}
+        if made and said != made:
+            key = next(k for k in MAKERS if said[k] != made[k])
+            raise InputError(f"{path}:{number}: {key} is {said[key]}, and {made[key]} before: records of two systems")
+        made = said
+    return made
+
+
 def match(by_id: dict[str, Prediction], dataset: Dataset, source: str) -> Matched:
     """Put predictions into the order of the gold offers. Raises InputError; see `read_predictions`."""
     missing = [o.id for o in dataset.offers if o.id not in by_id]
