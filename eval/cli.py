@@ -1,11 +1,19 @@
 """Commands of the evaluation room, `shelfwise eval …`."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
 
 import typer
 from rich.console import Console
+
+if TYPE_CHECKING:
+    from eval.datasets import Dataset
+    from eval.metrics import Prediction
+    from eval.run import Run
+    from extractor.config import Settings
+    from extractor.records import LabelledOffer
 
 app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_help=True)
 
@@ -15,6 +23,10 @@ Form = Annotated[
 ]
 Training = Annotated[Optional[Path], typer.Option(help="Training labels, for scores by frequency and novelty.")]
 Json = Annotated[Optional[Path], typer.Option("--json", help="Also write all scores as JSON.")]
+Html = Annotated[Optional[Path], typer.Option(help="Also write a page with figures and the worst attributes.")]
+Calibration = Annotated[
+    Optional[str], typer.Option(help="A calibration.json, or none. [default: that of the model's folder]")
+]
 Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out and count rows that are no labelled offers.")]
 
 
@@ -26,6 +38,7 @@ def score(
     form: Form = None,
     schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
     training: Training = None,
+    html: Html = None,
     protocol: Annotated[
         Literal["all", "published"], typer.Option(help="published: only micro precision, recall and F1.")
     ] = "all",
@@ -51,6 +64,8 @@ def score(
     labels = load_dataset(training).offers if training else ()
     scores = summarize(dataset, matched.predictions, labels) | {"left_out": matched.left_out}
     show(scores, Console())
+    if html:
+        _write_page(html, scores, dataset, matched.predictions, labels, predictions)
     if json_file:
         json_file.write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -71,11 +86,13 @@ def run(
     k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
     choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
     grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
+    calibration: Calibration = None,
     limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first offers.")] = None,
     training: Training = None,
     price: Annotated[
         Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,cached=0.1,output=1.6")
     ] = None,
+    html: Html = None,
     lenient: Lenient = False,
 ) -> None:
     """Extract from labelled offers and score what came out."""
@@ -83,11 +100,7 @@ def run(
 
     from eval.datasets import load_dataset
     from eval.report import show
-    from eval.run import inputs_of
-    from eval.run import run as run_
-    from extractor.cli import progress_bar
-    from extractor.config import load_settings, open_extractor
-    from extractor.demonstrations import check_leaks
+    from extractor.config import load_settings
 
     settings = load_settings(
         engine=engine,
@@ -98,26 +111,65 @@ def run(
         k=k,
         choice=choice,
         grounding=grounding,
+        calibration=calibration,
     )
     dataset = load_dataset(data, split, form, schema, strict=not lenient)
     if limit:
         dataset = replace(dataset, offers=dataset.offers[:limit])
     shown = list(load_dataset(demonstrations).offers) if demonstrations else []
-    check_leaks(shown, dataset.offers)
     labels = list(load_dataset(training).offers) if training else shown
+    done = extracted(settings, dataset, shown, out, labels, prices_of(price))
+    show(done.scores, Console())
+    if html:
+        _write_page(html, done.scores, dataset, done.predictions, labels, done.folder / "predictions.jsonl")
+    print(done.folder)
+
+
+def extracted(
+    settings: "Settings",
+    dataset: "Dataset",
+    demonstrations: "Sequence[LabelledOffer]",
+    out: Path,
+    training: "Sequence[LabelledOffer]" = (),
+    price: dict[str, float] | None = None,
+) -> "Run":
+    """The run of an extractor, with a progress bar; see `eval.run.run`."""
+    from eval.run import inputs_of
+    from eval.run import run as run_
+    from extractor.cli import progress_bar
+    from extractor.config import open_extractor
+    from extractor.demonstrations import check_leaks
+
+    check_leaks(demonstrations, dataset.offers)
     with progress_bar() as bar:
         task = bar.add_task("", total=len(dataset.offers), speed=0.0, failures=0)
-        done = run_(
-            lambda: open_extractor(settings, dataset.schemas, shown),
+        return run_(
+            lambda: open_extractor(settings, dataset.schemas, demonstrations),
             dataset,
-            inputs_of(settings, dataset, shown),
+            inputs_of(settings, dataset, demonstrations),
             out,
-            training=labels,
-            price=prices_of(price),
+            training=training,
+            price=price,
             progress=lambda n: bar.update(task, completed=n),
         )
-    show(done.scores, Console())
-    print(done.folder)
+
+
+def _write_page(
+    path: Path,
+    scores: dict[str, Any],
+    dataset: "Dataset",
+    predictions: "Sequence[Prediction]",
+    training: "Sequence[LabelledOffer]",
+    records: Path,
+) -> None:
+    from eval.metrics import tabulate
+    from eval.page import write_page
+    from eval.predictions import provenance_of
+    from eval.run_page import lead_of, sections, title_of
+
+    cells = tabulate(dataset.offers, predictions, dataset.asked, training)
+    parts = sections(scores, cells, dataset, predictions)
+    write_page(path, title_of(scores), lead_of(scores, provenance_of(records)), parts)
 
 
 def prices_of(text: str | None) -> dict[str, float] | None:
