@@ -14,7 +14,7 @@ from eval import plots
 from eval.confidence import Bools, calibration_error, correct, coverage_at, reliability, risk_coverage
 from eval.metrics import Cells, Floats
 from eval.page import Section
-from eval.predictions import provenance_of
+from eval.predictions import maker_of
 from eval.run import Run
 from extractor.confidence import Calibration, FittedOn, Isotonic, Platt, clipped_logit
 from extractor.config import Settings, calibration_file, model_of
@@ -91,7 +91,7 @@ def calibrate(values: Cells, method: Method, about: FittedOn) -> Fit:
 
 def about_run(run: Run, values: Cells) -> FittedOn:
     """What a curve is fitted on. Raises InputError for a run whose confidences were calibrated already."""
-    made = provenance_of(run.folder / "predictions.jsonl")
+    made = maker_of(run.folder / "predictions.jsonl")
     if not made:
         raise InputError(f"{run.folder}: no record says which model made it; every offer failed")
     if made["calibration"]:

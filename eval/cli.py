@@ -25,7 +25,7 @@ Training = Annotated[Optional[Path], typer.Option(help="Training labels, for sco
 Json = Annotated[Optional[Path], typer.Option("--json", help="Also write all scores as JSON.")]
 Html = Annotated[Optional[Path], typer.Option(help="Also write a page with figures and the worst attributes.")]
 Calibration = Annotated[
-    Optional[str], typer.Option(help="A calibration.json, or none. [default: that of the model's folder]")
+    Optional[str], typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
 ]
 Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out and count rows that are no labelled offers.")]
 
@@ -164,12 +164,12 @@ def _write_page(
 ) -> None:
     from eval.metrics import tabulate
     from eval.page import write_page
-    from eval.predictions import provenance_of
+    from eval.predictions import makers
     from eval.run_page import lead_of, sections, title_of
 
     cells = tabulate(dataset.offers, predictions, dataset.asked, training)
     parts = sections(scores, cells, dataset, predictions)
-    write_page(path, title_of(scores), lead_of(scores, provenance_of(records)), parts)
+    write_page(path, title_of(scores), lead_of(scores, makers(records)), parts)
 
 
 def prices_of(text: str | None) -> dict[str, float] | None:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 app = typer.Typer()
 
 OptionalData = Annotated[Optional[Path], typer.Option(help="Labelled offers: a file, or a folder of splits.")]
-FinishedRun = Annotated[Optional[Path], typer.Option("--run", help="The folder of a finished run instead.")]
+FinishedRun = Annotated[Optional[Path], typer.Option("--run", help="The folder of a finished run.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A value of an attribute that gold does not list is wrong.")]
 
 
@@ -30,7 +30,7 @@ def calibrate(
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: two numbers.")
     ] = "isotonic",
     out: Annotated[
-        Optional[Path], typer.Option(help="The file. [default: calibration.json in the model's or adapter's folder]")
+        Optional[Path], typer.Option(help="The file; by default calibration.json in the model's or adapter's folder.")
     ] = None,
     html: Annotated[Optional[Path], typer.Option(help="Also write a page with both figures.")] = None,
     strict: Strict = False,
@@ -109,7 +109,7 @@ def thresholds(
     from eval import thresholds as limits
     from eval.datasets import load_dataset
     from eval.page import show
-    from eval.predictions import provenance_of, read_predictions
+    from eval.predictions import maker_of, read_predictions
     from eval.run import read_run
     from extractor.errors import InputError
 
@@ -130,7 +130,7 @@ def thresholds(
     of_all, found = limits.by_attribute(values, precision, confidence)
     show(limits.sections(of_all, found, precision, confidence), Console())
     if out:
-        about = {"data": f"{dataset.name} {dataset.split}", "strict": strict, **provenance_of(records)}
+        about = {"data": f"{dataset.name} {dataset.split}", "strict": strict, **maker_of(records)}
         content = limits.as_json(of_all, found, precision, confidence, about)
         out.parent.mkdir(parents=True, exist_ok=True)
         out.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -73,18 +73,24 @@ def read_predictions(path: Path, dataset: Dataset) -> Matched:
 MAKERS = ("model", "adapter", "engine", "template", "calibration")
 
 
-def provenance_of(path: Path) -> dict[str, Any]:
-    """What made the records of a file: the MAKERS; empty where no line says. Raises InputError where two records differ."""
-    made: dict[str, Any] = {}
-    for number, row in enumerate(_rows(path), 1):
-        if not (given := row.get("provenance")):
-            continue
-        said = {key: given.get(key) for key in MAKERS}
-        if made and said != made:
-            key = next(k for k in MAKERS if said[k] != made[k])
-            raise InputError(f"{path}:{number}: {key} is {said[key]}, and {made[key]} before: records of two systems")
-        made = said
-    return made
+def makers(path: Path) -> list[dict[str, Any]]:
+    """What made the records of a file, by the MAKERS: one entry for each system; empty where no line says."""
+    found: list[dict[str, Any]] = []
+    for row in _rows(path):
+        if given := row.get("provenance"):
+            made = {key: given.get(key) for key in MAKERS}
+            if made not in found:
+                found.append(made)
+    return found
+
+
+def maker_of(path: Path) -> dict[str, Any]:
+    """What made all records of a file; empty where no line says. Raises InputError where they differ."""
+    first, *others = makers(path) or [{}]
+    for other in others:
+        key = next(k for k in MAKERS if first[k] != other[k])
+        raise InputError(f"{path}: records of two systems: {key} is {first[key]} and {other[key]}; give those of one")
+    return first
 
 
 def match(by_id: dict[str, Prediction], dataset: Dataset, source: str) -> Matched:

@@ -11,6 +11,7 @@ from eval.confidence import correct, judged, reliability, risk_coverage
 from eval.datasets import Dataset
 from eval.metrics import NV, VN, VW, Cells, Prediction
 from eval.page import Cell, Section
+from eval.predictions import MAKERS
 from eval.report import WAYS
 
 OUTCOMES = {
@@ -35,10 +36,12 @@ def title_of(scores: Mapping[str, Any]) -> str:
     return str(name) if name == split else f"{name} {split}"
 
 
-def lead_of(scores: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    """One line: how many offers, made by what (see `eval.predictions.provenance_of`), and what was left out."""
+def lead_of(scores: Mapping[str, Any], makers: Sequence[Mapping[str, Any]]) -> str:
+    """One line: how many offers, made by what (see `eval.predictions.makers`), and what was left out."""
     parts = [f"{scores['data']['offers']} offers"]
-    parts += [f"{key} {value}" for key, value in made.items() if value]
+    for key in MAKERS:
+        named = dict.fromkeys(made[key] for made in makers if made[key])
+        parts += [f"{key} {' and '.join(named)}"] if named else []
     left_out = dict(scores["data"]["left_out"]) | dict(scores.get("left_out", {}))
     return ", ".join(parts) + "".join(f"; left out: {n} {reason}" for reason, n in left_out.items()) + "."
 

@@ -79,7 +79,7 @@ def extract(
         Optional[bool], typer.Option("--truncate", help="Cut offers that overflow the context.")
     ] = None,
     calibration: Annotated[
-        Optional[str], typer.Option(help="A calibration.json, or none. [default: that of the model's folder]")
+        Optional[str], typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
     ] = None,
     engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
     model: Annotated[

@@ -157,7 +157,7 @@ def test_predictions_that_give_no_thresholds(write):
     mixed = said.replace('"base@2"', '"base@1"', 1)
     for content, message in (
         (without, "no value that gold can judge has a confidence"),
-        (mixed, "said.jsonl:2: model is base@2, and base@1 before"),
+        (mixed, "said.jsonl: records of two systems: model is base@1 and base@2"),
     ):
         with pytest.raises(InputError, match=message):
             command(gold=write("gold.jsonl", gold), predictions=write("said.jsonl", content), out=write("t.json", ""))
