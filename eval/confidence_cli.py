@@ -47,15 +47,14 @@ def calibrate(
     demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers that are not in the data.")] = None,
     k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
     choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first offers.")] = None,
+    n: Annotated[Optional[int], typer.Option(min=1, help="Only so many offers, drawn by a seed.")] = None,
 ) -> None:
     """Fit the curve that makes confidences the share of values that are right, as labels show it."""
-    from dataclasses import replace
-
     from eval import calibrate as fitting
     from eval.datasets import load_dataset
     from eval.page import show, write_page
     from eval.run import read_run
+    from eval.templates import sampled
     from extractor.config import load_settings
     from extractor.errors import InputError
 
@@ -75,7 +74,8 @@ def calibrate(
         dataset, done = read_run(run)
     elif data and run is None:
         dataset = load_dataset(data, split, form, schema)
-        dataset = replace(dataset, offers=dataset.offers[:limit])
+        # Drawn, as files are often sorted by category, and a curve of two categories misleads on others.
+        dataset = sampled(dataset, n or len(dataset.offers))
         shown = list(load_dataset(demonstrations).offers) if demonstrations else []
         done = extracted(settings, dataset, shown, runs)
     else:

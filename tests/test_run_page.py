@@ -122,7 +122,7 @@ def test_calibration_from_the_run_to_the_record(labels, made, tmp_path):
         ({}, "give --data with labelled offers, or --run"),
         ({"data": "labels", "run": "run"}, "give --data with labelled offers, or --run"),
         ({"data": "labels", "engine": "scripted"}, "--out is missing"),
-        ({"data": "labels", "engine": "scripted", "out": "c.json", "limit": 20}, "20 values .*: too few"),
+        ({"data": "labels", "engine": "scripted", "out": "c.json", "n": 20}, "20 values .*: too few"),
         ({"run": "run"}, "the run is one of scripted@1: --out says where its calibration goes"),
         ({"run": "run", "out": "/proc/none/c.json"}, "cannot be written: .* --out"),
     ],
