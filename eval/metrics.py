@@ -254,40 +254,6 @@ def paired(a: Floats, b: Floats) -> tuple[float, float, float]:
     return low, high, float(min(1.0, 2 * (tail + 1) / (len(difference) + 1)))
 
 
-# --- confidence -------------------------------------------------------------------------------------------------------
-
-
-def judged(cells: Cells) -> tuple[Floats, NDArray[np.bool_]]:
-    """Confidence and correctness of the listed cells that have a predicted value with a confidence."""
-    mask = cells.listed & (cells.predicted > 0) & ~np.isnan(cells.confidence)
-    return cells.confidence[mask], cells.outcome[mask] == VC
-
-
-def calibration_error(confidence: Floats, correct: NDArray[np.bool_], bins: int = 15) -> float:
-    """Expected calibration error in 0..1, over bins of equal width (Guo et al. 2017, https://arxiv.org/abs/1706.04599)."""
-    if not len(confidence):
-        return 0.0
-    place = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.abs(np.bincount(place, weights=confidence - correct, minlength=bins))
-    return float(gaps.sum() / len(confidence))
-
-
-def risk_coverage(confidence: Floats, correct: NDArray[np.bool_]) -> tuple[Floats, Floats]:
-    """Coverage (share of answered cells accepted) and risk (share of those that are wrong), as the threshold falls. Equal
-    confidences are accepted together, so that each point is a threshold that can be set."""
-    order = np.argsort(-confidence, kind="stable")
-    accepted = np.arange(1, len(order) + 1)
-    wrong = np.cumsum(~correct[order])
-    last = np.append(np.diff(confidence[order]) != 0, True)[: len(order)]
-    return (accepted / max(len(order), 1))[last], (wrong / accepted)[last]
-
-
-def coverage_at(precision: float, confidence: Floats, correct: NDArray[np.bool_]) -> float:
-    """The largest share of answered cells that a threshold accepts with at least this precision (0..1)."""
-    coverage, risk = risk_coverage(confidence, correct)
-    return float(coverage[risk <= 1 - precision + 1e-12].max(initial=0.0))
-
-
 # --- breakdowns -------------------------------------------------------------------------------------------------------
 
 FREQUENCIES = (0, 1, 10, 100)  # labels of an attribute in training: none, rare, some, head

@@ -17,13 +17,15 @@ _FIGURE = re.compile(r"[\d.,+−–()% -]+(?:to [\d.,+−–()% -]+)?")
 @dataclass(frozen=True)
 class Section:
     """`columns` name the table's columns and `rows` hold its cells: the first is a label, text stands left and numbers stand
-    right (floats with one decimal). `figure` is SVG of `eval.plots`."""
+    right (floats with one decimal). Columns of `texts` stand left although a cell may begin with a digit. `figure` is SVG of
+    `eval.plots`."""
 
     heading: str
     note: str = ""
     columns: Sequence[str] = ()
     rows: Sequence[Sequence[Cell]] = ()
     figure: str = ""
+    texts: Sequence[str] = ()
 
 
 def text_of(cell: Cell) -> str:

@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
+    from eval.confidence import Bin
+    from eval.metrics import Floats
+
 INK = "#010203"
 # Stand-ins that no page uses: `svg` replaces them by the page's own --c0 … --c5 and currentColor.
 SERIES = ("#0102f0", "#0102f1", "#0102f2", "#0102f3", "#0102f4", "#0102f5")
@@ -32,7 +35,7 @@ def svg(draw: Callable[["Axes"], None], width: float = 7.0, height: float = 3.6)
         axes.set_axisbelow(True)
         draw(axes)
         out = io.StringIO()
-        figure.savefig(out, format="svg", metadata={"Date": None, "Creator": None})
+        figure.savefig(out, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     text = out.getvalue()
     text = text[text.index("<svg") :].replace(INK, "currentColor")
     for i, colour in enumerate(SERIES):
@@ -49,16 +52,58 @@ def lines(
     """A line for each series, points (x, y, low, high) with a bar from low to high."""
 
     def draw(axes: "Axes") -> None:
-        for i, (name, points) in enumerate(series.items()):
-            colour, mark = SERIES[i % len(SERIES)], MARKS[i % len(MARKS)]
-            xs, ys, low, high = (list(column) for column in zip(*points, strict=True))
-            axes.plot(xs, ys, color=colour, marker=mark, markersize=5, linewidth=1.6, label=name)
-            axes.vlines(xs, low, high, color=colour, linewidth=1, alpha=0.5)
+        _draw_lines(axes, series)
         axes.set_xlabel(xlabel)
         axes.set_ylabel(ylabel)
         if ticks:
             axes.set_xticks([x for x, _ in ticks], [label for _, label in ticks])
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return svg(draw)
+
+
+def _draw_lines(axes: "Axes", series: Mapping[str, Sequence[tuple[float, float, float, float]]]) -> None:
+    for i, (name, points) in enumerate(series.items()):
+        colour, mark = SERIES[i % len(SERIES)], MARKS[i % len(MARKS)]
+        xs, ys, low, high = (list(column) for column in zip(*points, strict=True))
+        axes.plot(xs, ys, color=colour, marker=mark, markersize=5, linewidth=1.6, label=name)
+        axes.vlines(xs, low, high, color=colour, linewidth=1, alpha=0.5)
+
+
+def reliability(series: Mapping[str, Sequence["Bin"]]) -> str:
+    """The reliability diagram: how many of the values of a confidence are right, with 95 % intervals. On the diagonal
+    confidence is what it says."""
+
+    def draw(axes: "Axes") -> None:
+        axes.plot([0, 1], [0, 1], color=INK, alpha=0.5, linewidth=1, linestyle="--", label="calibrated")
+        _draw_lines(
+            axes, {name: [(b.confidence, b.right, b.low, b.high) for b in bins] for name, bins in series.items()}
+        )
+        axes.set_xlim(-0.02, 1.02)
+        axes.set_ylim(-0.02, 1.02)
+        axes.set_xlabel("confidence")
+        axes.set_ylabel("share of values that are right")
+        axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
+
+    return svg(draw)
+
+
+def risk_coverage(series: Mapping[str, tuple["Floats", "Floats"]], points: int = 300) -> str:
+    """The risk-coverage curve (El-Yaniv and Wiener 2010): the errors among the values that a threshold accepts. At most
+    `points` thresholds are drawn."""
+
+    def draw(axes: "Axes") -> None:
+        for i, (name, (coverage, risk)) in enumerate(series.items()):
+            step = -(-len(coverage) // points) or 1
+            # From the last threshold, which accepts everything, so that it is always drawn.
+            xs, ys = 100 * coverage[::-1][::step], 100 * risk[::-1][::step]
+            axes.plot(xs, ys, color=SERIES[i], linestyle=("-", "--", ":")[i % 3], linewidth=1.8, label=name)
+        axes.set_xlim(0, 100)
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("values accepted, %")
+        axes.set_ylabel("of these wrong, %")
+        if len(series) > 1:
+            axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5))
 
     return svg(draw)
 

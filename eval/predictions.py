@@ -70,6 +70,29 @@ def read_predictions(path: Path, dataset: Dataset) -> Matched:
     return match(by_id, dataset, str(path))
 
 
+MAKERS = ("model", "adapter", "engine", "template", "calibration")
+
+
+def makers(path: Path) -> list[dict[str, Any]]:
+    """What made the records of a file, by the MAKERS: one entry for each system; empty where no line says."""
+    found: list[dict[str, Any]] = []
+    for row in _rows(path):
+        if given := row.get("provenance"):
+            made = {key: given.get(key) for key in MAKERS}
+            if made not in found:
+                found.append(made)
+    return found
+
+
+def maker_of(path: Path) -> dict[str, Any]:
+    """What made all records of a file; empty where no line says. Raises InputError where they differ."""
+    first, *others = makers(path) or [{}]
+    for other in others:
+        key = next(k for k in MAKERS if first[k] != other[k])
+        raise InputError(f"{path}: records of two systems: {key} is {first[key]} and {other[key]}; give those of one")
+    return first
+
+
 def match(by_id: dict[str, Prediction], dataset: Dataset, source: str) -> Matched:
     """Put predictions into the order of the gold offers. Raises InputError; see `read_predictions`."""
     missing = [o.id for o in dataset.offers if o.id not in by_id]

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from eval.cli import Data, Form, Json, prices_of
+from eval.options import Data, Form, Json, prices_of
 from extractor.errors import InputError
 from extractor.prompts import TEMPLATES, load_template
 

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from eval import metrics
+from eval.confidence import calibration_error, correct, coverage_at, judged
 from eval.datasets import Dataset
 from eval.metrics import Prediction
 from extractor.records import LabelledOffer
@@ -31,7 +32,8 @@ def summarize(
     cells = metrics.tabulate(dataset.offers, predictions, dataset.asked, training)
     failures = Counter(p.failure for p in predictions if p.failure)
     samples = metrics.bootstrap(cells, rounds)
-    confidence, correct = metrics.judged(cells)
+    values = judged(cells)
+    confidence, right = values.confidence, correct(values)
     ways = metrics.tallies(cells)
     scores: dict[str, Any] = {
         name: asdict(metrics.score(tally)) | {"interval": metrics.interval(samples[name])}
@@ -53,9 +55,9 @@ def summarize(
         "failures": dict(failures),
         "confidence": {
             "values": len(confidence),
-            "calibration_error": metrics.calibration_error(confidence, correct),
-            "coverage_at_95": metrics.coverage_at(0.95, confidence, correct),
-            "coverage_at_98": metrics.coverage_at(0.98, confidence, correct),
+            "calibration_error": calibration_error(confidence, right),
+            "coverage_at_95": coverage_at(0.95, confidence, right),
+            "coverage_at_98": coverage_at(0.98, confidence, right),
         },
         "by": {
             name: {label: asdict(s) for label, s in parts.items()} for name, parts in metrics.breakdowns(cells).items()

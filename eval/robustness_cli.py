@@ -7,7 +7,9 @@ from typing import Annotated, Any, Optional
 import typer
 from rich.console import Console
 
-from eval.cli import Data, Form, Json, Lenient, app
+from eval.options import Data, Form, Json, Lenient
+
+app = typer.Typer()
 
 
 @app.command()

@@ -3,6 +3,7 @@
     <out>/<data>-<split>-<key>/inputs.json        what went in; its hash is the key
                                predictions.jsonl  records, chunk by chunk: a killed run goes on after the last whole line
                                timing.jsonl       seconds until the predictor was there, records and seconds of each chunk
+                               gold.jsonl         the labelled offers, with the attributes asked in schema.json
                                scores.json        written last
 
 Repeating a run therefore costs nothing, and a changed template, model, label or line of extraction code is another run.
@@ -13,18 +14,19 @@ import json
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Protocol
 
-from eval.datasets import Dataset
+from eval.datasets import Dataset, load_dataset
 from eval.metrics import Prediction
-from eval.predictions import from_record, match
+from eval.predictions import from_record, match, read_predictions
 from eval.report import cost, summarize
-from extractor.config import Settings, make_extractor
+from extractor.confidence import FILE
+from extractor.config import Settings, find_calibration, make_extractor
 from extractor.engines import Engine, create_engine
 from extractor.engines.models import resolve_model
 from extractor.errors import InputError
@@ -78,7 +80,7 @@ def shared_engine(settings: Settings) -> Iterator[OpenExtractor]:
 def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[LabelledOffer]) -> dict[str, Any]:
     """What a run of the extractor depends on. A model on a server is known by its name and address only."""
     local = settings.engine in ("vllm", "huggingface")
-    template = load_template(settings.template)
+    template, calibration = load_template(settings.template), find_calibration(settings)
     return {
         "data": f"{dataset.name} {dataset.split} {dataset.fingerprint}",
         "engine": settings.engine,
@@ -86,6 +88,7 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
         "server": settings.base_url if settings.engine == "server" else None,
         "adapter": folder_hash(str(settings.adapter)) if settings.adapter else None,
         "template": f"{template.reference} {template.sha256}",
+        "calibration": calibration.reference if calibration else None,
         "grounding": settings.grounding,
         "truncate": settings.truncate,
         "demonstrations": content_hash(d.model_dump_json() for d in demonstrations),
@@ -99,10 +102,10 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
 
 @lru_cache
 def folder_hash(folder: str) -> str:
-    """Hash of a model folder's files; a hub name stands for itself."""
+    """Hash of a model folder's files, without the calibration, which is an input of its own; a hub name stands for itself."""
     if not Path(folder).is_dir():
         return folder
-    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".md")
+    files = sorted(p for p in Path(folder).rglob("*") if p.is_file() and p.suffix != ".md" and p.name != FILE)
     return content_hash(f"{p.relative_to(folder)} {hashlib.sha256(p.read_bytes()).hexdigest()}" for p in files)
 
 
@@ -165,6 +168,7 @@ def run(
                 _append(folder / "timing.jsonl", [json.dumps({"records": len(made), "seconds": seconds})])
                 records += map(json.loads, lines)
                 progress(len(records))
+    _keep_gold(folder, dataset)
     by_id = {record["offer_id"]: from_record(record) for record in records}
     matched = match(by_id, dataset, str(folder))
     times = _finished(folder / "timing.jsonl")
@@ -179,6 +183,27 @@ def run(
     }
     (folder / "scores.json").write_text(json.dumps(scores, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return Run(folder, scores, matched.predictions)
+
+
+def _keep_gold(folder: Path, dataset: Dataset) -> None:
+    asked = {s.category or "": [a.name for a in s.attributes] for s in dataset.schemas}
+    (folder / "schema.json").write_text(json.dumps(asked, ensure_ascii=False) + "\n", encoding="utf-8")
+    with (folder / "gold.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(offer.model_dump_json() + "\n" for offer in dataset.offers)
+
+
+def read_run(folder: Path) -> tuple[Dataset, Run]:
+    """A finished run and its data, from the folder alone. Raises InputError."""
+    for name in ("scores.json", "gold.jsonl", "predictions.jsonl"):
+        if not (folder / name).is_file():
+            raise InputError(f"{folder}: no {name}, so it is not the folder of a finished run; `eval run` prints one")
+    dataset = load_dataset(folder / "gold.jsonl")
+    try:
+        scores: dict[str, Any] = json.loads((folder / "scores.json").read_text(encoding="utf-8"))
+        dataset = replace(dataset, name=scores["data"]["name"], split=scores["data"]["split"])
+    except (ValueError, KeyError) as error:
+        raise InputError(f"{folder}/scores.json: broken: {error}; run it again") from error
+    return dataset, Run(folder, scores, read_predictions(folder / "predictions.jsonl", dataset).predictions)
 
 
 def _append(path: Path, lines: list[str]) -> None:

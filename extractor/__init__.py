@@ -1,5 +1,6 @@
 """Shelfwise: untidy product offers in, clean attribute records out."""
 
+from extractor.confidence import load_calibration
 from extractor.demonstrations import DemonstrationPool
 from extractor.engines import create_engine
 from extractor.errors import ShelfwiseError
@@ -21,6 +22,7 @@ __all__ = [
     "ProductOffer",
     "ShelfwiseError",
     "create_engine",
+    "load_calibration",
     "load_schema",
     "load_schemas",
     "load_template",

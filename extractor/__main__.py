@@ -9,23 +9,30 @@ from importlib import import_module
 import typer
 
 from extractor.cli import app
-from extractor.prompts_cli import app as prompts_app
 
-ROOMS = {  # word of the command line: commands of another room, and the group that they join
-    "finetune": ("finetune.cli:app", app, "finetune"),
-    "eval": ("eval.cli:app", app, "eval"),
-    "prompts": ("eval.prompts_cli:app", prompts_app, None),
-}
+ROOMS = (  # word of the command line, commands of another room, the group that they join, and their name in it
+    ("finetune", "finetune.cli:app", "extractor.cli:app", "finetune"),
+    ("eval", "eval.cli:app", "extractor.cli:app", "eval"),
+    ("eval", "eval.compare_cli:app", "eval.cli:app", None),
+    ("eval", "eval.baselines.cli:app", "eval.cli:app", None),
+    ("eval", "eval.confidence_cli:app", "eval.cli:app", None),
+    ("eval", "eval.robustness_cli:app", "eval.cli:app", None),
+    ("prompts", "eval.prompts_cli:app", "extractor.prompts_cli:app", None),
+)
 
 
 def main() -> None:
     room = sys.argv[1] if len(sys.argv) > 1 else ""
-    for word, (target, group, name) in ROOMS.items():
+    for word, commands, group, name in ROOMS:
         if room in (word, "", "--help"):
-            module, _, attribute = target.partition(":")
-            commands: typer.Typer = getattr(import_module(module), attribute)
-            group.add_typer(commands, name=name)
+            _load(group).add_typer(_load(commands), name=name)
     app()
+
+
+def _load(target: str) -> typer.Typer:
+    module, _, attribute = target.partition(":")
+    found: typer.Typer = getattr(import_module(module), attribute)
+    return found
 
 
 if __name__ == "__main__":

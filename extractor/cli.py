@@ -79,6 +79,9 @@ def extract(
     truncate: Annotated[
         Optional[bool], typer.Option("--truncate", help="Cut offers that overflow the context.")
     ] = None,
+    calibration: Annotated[
+        Optional[str], typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
+    ] = None,
     engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
     model: Annotated[
         Optional[str], typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves.")
@@ -103,6 +106,7 @@ def extract(
         template=template,
         grounding=grounding,
         truncate=truncate,
+        calibration=calibration,
         k=k,
         choice=choice,
         order=order,

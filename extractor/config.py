@@ -11,14 +11,18 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from extractor.confidence import FILE, Calibration, load_calibration
 from extractor.constraints import Grounding
 from extractor.demonstrations import Choice, DemonstrationPool, Order
 from extractor.engines import Engine, create_engine
+from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
 from extractor.extract import Extractor
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
+
+LOCAL = ("vllm", "huggingface")  # engines that load a model into this process
 
 
 class Settings(BaseSettings):
@@ -36,6 +40,7 @@ class Settings(BaseSettings):
     choice: Choice = "similar"
     order: Order = "last"
     truncate: bool = False
+    calibration: str | None = None
     chunk: int = Field(default=512, ge=1)
 
     @classmethod
@@ -78,6 +83,36 @@ def load_settings(**given: Any) -> Settings:
         ) from error
 
 
+def model_of(settings: Settings) -> tuple[str, str | None]:
+    """The model and the adapter of an engine in this process, as provenance names them."""
+    adapter = settings.adapter if settings.engine == "vllm" else None
+    return model_reference(settings.model or "base"), adapter.name if adapter else None
+
+
+def calibration_file(settings: Settings) -> Path | None:
+    """Where the model's calibration belongs: in the folder of the adapter or else of the model; None where there is none."""
+    if settings.engine not in LOCAL:
+        return None
+    if settings.engine == "vllm" and settings.adapter:
+        return settings.adapter / FILE
+    folder = Path(resolve_model(settings.model or "base"))
+    return folder / FILE if folder.is_dir() else None
+
+
+def find_calibration(settings: Settings) -> Calibration | None:
+    """The calibration that the settings name (`none` and `off` mean none), else that in the model's folder, if there is one.
+    Raises InputError for that of another model."""
+    if settings.calibration in ("none", "off"):
+        return None
+    file = Path(settings.calibration).expanduser() if settings.calibration else calibration_file(settings)
+    if file is None or not (settings.calibration or file.is_file()):
+        return None
+    found = load_calibration(file)
+    if settings.engine in LOCAL:  # the extractor looks too, but only once its engine has started
+        found.check(*model_of(settings))
+    return found
+
+
 def make_extractor(
     engine: Engine,
     settings: Settings,
@@ -91,6 +126,7 @@ def make_extractor(
         demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order),
         grounding=settings.grounding,
         truncate=settings.truncate,
+        calibration=find_calibration(settings),
     )
 
 
@@ -99,7 +135,9 @@ def open_extractor(
     settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer] = ()
 ) -> Iterator[Extractor]:
     """An extractor with an engine of its own, which is closed at the end."""
-    load_template(settings.template)  # a mistake in it shows before the engine starts, which takes half a minute
+    # A mistake in these shows before the engine starts, which takes half a minute.
+    load_template(settings.template)
+    find_calibration(settings)
     engine = create_engine(settings.engine, **settings.engine_options())
     try:
         yield make_extractor(engine, settings, schemas, demonstrations)

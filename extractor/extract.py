@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 from extractor.answer import MAX_VALUES, AnswerValue, parse_answer
-from extractor.confidence import span_confidence, token_ends
+from extractor.confidence import Calibration, span_confidence, token_ends
 from extractor.constraints import Grounding, build_constraint
 from extractor.demonstrations import DemonstrationPool
 from extractor.engines.base import Engine, Generation, GenerationRequest
@@ -41,7 +41,8 @@ class Extractor:
 
     `schemas`: one serves every offer; several serve each the offers of its category. `grounding` "strict" lets text
     attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
-    a word, description first, and says so in its record; otherwise it is a Failure.
+    a word, description first, and says so in its record; otherwise it is a Failure. `calibration` is applied to every
+    confidence; that of another model than the engine's is refused (InputError).
     """
 
     def __init__(
@@ -53,6 +54,7 @@ class Extractor:
         demonstrations: DemonstrationPool | None = None,
         grounding: Grounding = "strict",
         truncate: bool = False,
+        calibration: Calibration | None = None,
     ) -> None:
         self.engine = engine
         self.schemas = [schemas] if isinstance(schemas, AttributeSchema) else list(schemas)
@@ -62,6 +64,9 @@ class Extractor:
         self.demonstrations = demonstrations or DemonstrationPool([])
         self.grounding: Grounding = grounding
         self.truncate = truncate
+        self.calibration = calibration
+        if calibration:
+            calibration.check(engine.model, engine.adapter)
         self._by_category = {category_key(s.category): s for s in self.schemas}
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
@@ -160,7 +165,7 @@ class Extractor:
                     value,
                     task.shown,
                     original,
-                    span_confidence(ends, generation.logprobs, value.begin, value.end),
+                    self._confidence(span_confidence(ends, generation.logprobs, value.begin, value.end)),
                 )
                 for value in answer[attribute.name]
             ]
@@ -180,6 +185,9 @@ class Extractor:
             ),
         )
 
+    def _confidence(self, raw: float | None) -> float | None:
+        return raw if raw is None or self.calibration is None else self.calibration(raw)
+
     def _provenance(self, schema: AttributeSchema) -> Provenance:
         return Provenance.model_construct(
             model=self.engine.model,
@@ -188,6 +196,7 @@ class Extractor:
             template=self.template.reference,
             template_sha256=self.template.sha256,
             schema_=schema.reference,
+            calibration=self.calibration.reference if self.calibration else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
 

@@ -77,7 +77,8 @@ class AttributeValue(_Frozen):
 
 
 class Provenance(_Frozen):
-    """What made a record: enough to make it again. `model` and `template` are name@version, `schema` category@hash."""
+    """What made a record: enough to make it again. `model` and `template` are name@version, `schema` category@hash,
+    `calibration` method@hash, or None where confidences are the model's own."""
 
     model: str
     adapter: str | None = None
@@ -85,6 +86,7 @@ class Provenance(_Frozen):
     template: str
     template_sha256: str
     schema_: str = Field(serialization_alias="schema", validation_alias="schema")
+    calibration: str | None = None
     created: str
 
 

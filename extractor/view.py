@@ -49,7 +49,8 @@ class _Summary:
         self.offers = self.values = self.failures = 0
         self.categories: dict[str, set[str]] = {}
         self.attributes: dict[str, tuple[int, int]] = {}
-        self.provenance: dict[str, set[str | None]] = {k: set() for k in ("model", "adapter", "engine", "template")}
+        makers = ("model", "adapter", "engine", "template", "calibration")
+        self.provenance: dict[str, set[str | None]] = {k: set() for k in makers}
 
     def add(self, record: dict[str, Any]) -> None:
         self.offers += 1

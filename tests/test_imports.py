@@ -26,6 +26,7 @@ def test_the_public_surface():
         "ProductOffer",
         "ShelfwiseError",
         "create_engine",
+        "load_calibration",
         "load_schema",
         "load_schemas",
         "load_template",

@@ -162,20 +162,6 @@ def test_paired_comparison_finds_a_difference_and_none():
     assert metrics.paired(a, a) == (0.0, 0.0, 1.0)
 
 
-def test_calibration_error_by_hand():
-    confidence, correct = np.array([0.9, 0.9, 0.1]), np.array([True, False, False])
-    assert metrics.calibration_error(confidence, correct) == pytest.approx((0.8 + 0.1) / 3)
-    assert metrics.calibration_error(np.array([]), np.array([], dtype=bool)) == 0.0
-
-
-def test_coverage_at_a_precision():
-    confidence = np.array([0.9, 0.8, 0.8, 0.7])
-    correct = np.array([True, True, False, True])
-    assert metrics.coverage_at(0.95, confidence, correct) == 0.25
-    assert metrics.coverage_at(0.75, confidence, correct) == 1.0  # a threshold of 0.8 gives 2 of 3, one of 0.7 3 of 4
-    assert metrics.coverage_at(1.0, confidence[1:3], correct[1:3]) == 0.0  # equal confidences are accepted together
-
-
 def test_breakdowns_tell_seen_from_unseen_and_head_from_rare():
     training = [gold(f"t{i}", "x", Brand="Velmora") for i in range(12)] + [gold("u", "x", Color="Pink")]
     by = metrics.breakdowns(tabulate(OFFERS, SAID, ASKED, training))

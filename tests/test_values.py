@@ -1,11 +1,8 @@
-"""From answers to values: grounding, normalizing, confidence."""
-
-import math
+"""From answers to values: grounding, normalizing."""
 
 import pytest
 
 from extractor.answer import AnswerValue
-from extractor.confidence import span_confidence, token_ends
 from extractor.grounding import find_span
 from extractor.normalize import resolve
 from extractor.schema import Attribute
@@ -57,19 +54,3 @@ def test_each_type_has_its_status_and_evidence(attribute, answer, value, normali
     assert (record.value, record.normalized_value, record.status) == (value, normalized, status)
     assert (record.evidence and (record.evidence.begin, record.evidence.end)) == span
     assert record.confidence == 0.5
-
-
-def test_tokens_cover_the_text_also_where_a_character_takes_several():
-    assert token_ends(["{", '"a": "', "Red", '"', "}"], '{"a": "Red"}') == [1, 7, 10, 11, 12]
-    assert token_ends(['"', "\ufffd", "\ufffd", "👟x", '"'], '"👟x"') == [1, 1, 1, 3, 4]
-    assert token_ends(['"', "\ufffd", "\ufffd", '"'], '"👟"') == [1, 1, 1, 3]
-
-
-def test_confidence_is_the_probability_of_the_value_with_its_quotes():
-    text, pieces = '{"a": "Red", "b": null}', ["{", '"a": ', '"', "Red", '", ', '"b": ', "null", "}"]
-    ends, logprobs = token_ends(pieces, text), [math.log(p) for p in (1, 1, 0.5, 0.8, 0.9, 1, 0.7, 1)]
-    assert span_confidence(ends, logprobs, 6, 11) == pytest.approx(0.5 * 0.8 * 0.9)
-    # one token that closes the key and opens the value decides between value and null: it counts
-    merged = ["{", '"a": "', "Red", '", ', '"b": null}']
-    assert span_confidence(token_ends(merged, text), [0, math.log(0.4), 0, 0, 0], 6, 11) == pytest.approx(0.4)
-    assert span_confidence([], [], 6, 11) is None
