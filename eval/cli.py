@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -24,9 +24,9 @@ app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_
 def score(
     predictions: Annotated[Path, typer.Option(help="Records of Shelfwise, or lines with `pred`.")],
     gold: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     training: Training = None,
     html: Html = None,
     protocol: Annotated[
@@ -63,25 +63,25 @@ def score(
 @app.command()
 def run(
     data: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
-    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
-    order: Annotated[Optional[str], typer.Option(help="last, first: where the most similar one stands.")] = None,
-    grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
+    order: Annotated[str | None, typer.Option(help="last, first: where the most similar one stands.")] = None,
+    grounding: Annotated[str | None, typer.Option(help="strict or off.")] = None,
     calibration: Calibration = None,
-    limit: Annotated[Optional[int], typer.Option(min=1, help="Only the first offers.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Only the first offers.")] = None,
     training: Training = None,
     price: Annotated[
-        Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,cached=0.1,output=1.6")
+        str | None, typer.Option(help="Money for a million tokens: prompt=0.4,cached=0.1,output=1.6")
     ] = None,
     html: Html = None,
     lenient: Lenient = False,

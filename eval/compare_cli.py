@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -16,7 +16,7 @@ app = typer.Typer()
 def compare(
     data: Annotated[list[Path], typer.Option(help="A folder with train and validation; may be given several times.")],
     systems: Annotated[
-        Optional[str], typer.Option(help="Names with commas. [default: all; see the README for what they are]")
+        str | None, typer.Option(help="Names with commas. (default: all; see the README for what they are)")
     ] = None,
     budgets: Annotated[str, typer.Option(help="Numbers of labels with commas; `all` for all.")] = "0,10,30,100,300,all",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of labels, and of a training's chance.")] = 3,
@@ -26,14 +26,14 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path(
         "runs/compare"
     ),
-    html: Annotated[Optional[Path], typer.Option(help="Write the report as a page.")] = None,
-    markdown: Annotated[Optional[Path], typer.Option(help="Write its tables as Markdown.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the report as a page.")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="Write its tables as Markdown.")] = None,
     json_file: Json = None,
-    engine: Annotated[Optional[str], typer.Option(help="Of the prompted systems, as for extract.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    engine: Annotated[str | None, typer.Option(help="Of the prompted systems, as for extract.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
     encoder: Annotated[str, typer.Option(help="minilm, or a folder.")] = "minilm",
 ) -> None:
     """Systems side by side at the same number of labels: prompting, baselines that learn."""

@@ -3,7 +3,7 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -17,38 +17,38 @@ if TYPE_CHECKING:
 
 app = typer.Typer()
 
-OptionalData = Annotated[Optional[Path], typer.Option(help="Labelled offers: a file, or a folder of splits.")]
-FinishedRun = Annotated[Optional[Path], typer.Option("--run", help="The folder of a finished run.")]
+OptionalData = Annotated[Path | None, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
+FinishedRun = Annotated[Path | None, typer.Option("--run", help="The folder of a finished run.")]
 Strict = Annotated[bool, typer.Option("--strict", help="A value of an attribute that gold does not list is wrong.")]
 
 
 @app.command()
 def calibrate(
     data: OptionalData = None,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder; not the one that you report scores of.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder; not the one that you report scores of.")] = None,
     run: FinishedRun = None,
     method: Annotated[
         Literal["isotonic", "platt"], typer.Option(help="isotonic: any rising curve; platt: two numbers.")
     ] = "isotonic",
     out: Annotated[
-        Optional[Path], typer.Option(help="The file; by default calibration.json in the model's or adapter's folder.")
+        Path | None, typer.Option(help="The file; by default calibration.json in the model's or adapter's folder.")
     ] = None,
-    html: Annotated[Optional[Path], typer.Option(help="Also write a page with both figures.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write a page with both figures.")] = None,
     strict: Strict = False,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     runs: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path(
         "runs/eval"
     ),
-    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers that are not in the data.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
-    n: Annotated[Optional[int], typer.Option(min=1, help="Only so many offers, drawn by a seed.")] = None,
+    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers that are not in the data.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Only so many offers, drawn by a seed.")] = None,
 ) -> None:
     """Fit the curve that makes confidences the share of values that are right, as labels show it."""
     from eval import calibrate as fitting
@@ -96,15 +96,15 @@ def calibrate(
 @app.command()
 def thresholds(
     run: FinishedRun = None,
-    predictions: Annotated[Optional[Path], typer.Option(help="Records of Shelfwise, with --gold.")] = None,
+    predictions: Annotated[Path | None, typer.Option(help="Records of Shelfwise, with --gold.")] = None,
     gold: OptionalData = None,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     precision: Annotated[float, typer.Option(help="Wanted of the accepted values, between 0 and 1.")] = 0.98,
     confidence: Annotated[float, typer.Option(help="That this precision holds, between 0 and 1.")] = 0.9,
     strict: Strict = False,
-    out: Annotated[Optional[Path], typer.Option(help="Also write them as JSON.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Also write them as JSON.")] = None,
 ) -> None:
     """For each attribute the confidence from which on values can be accepted without review."""
     from eval import thresholds as limits

@@ -6,9 +6,7 @@ from typing import Annotated
 import typer
 
 Data = Annotated[Path, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
-Form = Annotated[
-    str | None, typer.Option(help="house, papers, mave, bio or columns. [default: by the first record]")
-]
+Form = Annotated[str | None, typer.Option(help="house, papers, mave, bio or columns. (default: by the first record)")]
 Training = Annotated[Path | None, typer.Option(help="Training labels, for scores by frequency and novelty.")]
 Json = Annotated[Path | None, typer.Option("--json", help="Also write all scores as JSON.")]
 Html = Annotated[Path | None, typer.Option(help="Also write a page with figures and the worst attributes.")]

@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -34,23 +34,23 @@ def budget_of(runs: float | None, minutes: float | None) -> tuple[float | None, 
 def prompts_compare(
     templates: Annotated[list[str], typer.Argument(help="Two or more: name, name@version or a .jinja file.")],
     data: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
-    html: Annotated[Optional[Path], typer.Option(help="Write the page of offers on which they differ.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write the page of offers on which they differ.")] = None,
     json_file: Json = None,
-    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    price: Annotated[Optional[str], typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
-    fail_below: Annotated[Optional[float], typer.Option(help="Exit 1 where a later template has less F1.")] = None,
+    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    price: Annotated[str | None, typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
+    fail_below: Annotated[float | None, typer.Option(help="Exit 1 where a later template has less F1.")] = None,
     no_regression: Annotated[
-        Optional[list[str]], typer.Option(help="Exit 1 where a later template is worse on this attribute.")
+        list[str] | None, typer.Option(help="Exit 1 where a later template is worse on this attribute.")
     ] = None,
 ) -> None:
     """Run templates side by side; each is compared with the first."""
@@ -98,24 +98,24 @@ def prompts_compare(
 def prompts_tune(
     templates: Annotated[list[str], typer.Argument(help="One or more; the first is the baseline.")],
     data: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
     budget_runs: Annotated[
-        Optional[float], typer.Option(help="What it may cost, in runs over the whole tuning part; else 10.")
+        float | None, typer.Option(help="What it may cost, in runs over the whole tuning part; else 10.")
     ] = None,
-    minutes: Annotated[Optional[float], typer.Option(help="Or how long it may take.")] = None,
+    minutes: Annotated[float | None, typer.Option(help="Or how long it may take.")] = None,
     ks: Annotated[str, typer.Option(help="Numbers of demonstrations to try.")] = "0,1,3,5,10",
     seeds: Annotated[int, typer.Option(min=1, help="Shuffles to try of fixed and random demonstrations.")] = 2,
     held_out: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the offers not tuned on.")] = 0.3,
-    n: Annotated[Optional[int], typer.Option(min=1, help="Offers, drawn by the seed; else all.")] = None,
+    n: Annotated[int | None, typer.Option(min=1, help="Offers, drawn by the seed; else all.")] = None,
     seed: int = 0,
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
     root: Annotated[Path, typer.Option("--templates", help="Where the best is written.")] = TEMPLATES,
-    engine: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
+    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
 ) -> None:
     """Search demonstrations and template variants; write the best as a new version."""
     from eval import templates as sides

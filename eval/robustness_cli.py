@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -15,26 +15,26 @@ app = typer.Typer()
 @app.command()
 def robustness(
     data: Data,
-    split: Annotated[Optional[str], typer.Option(help="Of a folder.")] = None,
+    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the drawn offers and of the perturbations.")] = 0,
     perturbations: Annotated[
-        Optional[str], typer.Option(help="With commas between: typos,upper,injected-order. [default: all]")
+        str | None, typer.Option(help="With commas between: typos,upper,injected-order. (default: all)")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
-    html: Annotated[Optional[Path], typer.Option(help="Also write the report as a page.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     json_file: Json = None,
-    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
-    model: Annotated[Optional[str], typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[Optional[str], typer.Option(help="name, name@version or a file.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[Optional[str], typer.Option(help="similar, fixed, random.")] = None,
-    grounding: Annotated[Optional[str], typer.Option(help="strict or off.")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
+    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
+    grounding: Annotated[str | None, typer.Option(help="strict or off.")] = None,
     lenient: Lenient = False,
 ) -> None:
     """Perturb the offers (typos, case, order, injected instructions, …) and show what each costs."""

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from itertools import islice
 from pathlib import Path
-from typing import IO, Annotated, Any, Optional
+from typing import IO, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -62,34 +62,30 @@ def main() -> None:
 @app.command()
 def extract(
     offers: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; `-` reads JSONL from standard input.")],
-    schema: Annotated[Optional[Path], typer.Option(help="A schema, or a folder of schemas.")] = None,
-    attributes: Annotated[Optional[str], typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
     out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
-    html: Annotated[Optional[Path], typer.Option(help="Also write the records as an HTML page.")] = None,
-    demonstrations: Annotated[
-        Optional[Path], typer.Option(help="Labelled offers (JSONL) for few-shot prompts.")
-    ] = None,
-    k: Annotated[Optional[int], typer.Option(min=0, help="Demonstrations in a prompt. [default: 5]")] = None,
-    choice: Annotated[Optional[str], typer.Option(help="How they are chosen: similar, fixed, random.")] = None,
-    order: Annotated[Optional[str], typer.Option(help="Where the most similar one stands: last, first.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Also write the records as an HTML page.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers (JSONL) for few-shot prompts.")] = None,
+    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt. (default: 5)")] = None,
+    choice: Annotated[str | None, typer.Option(help="How they are chosen: similar, fixed, random.")] = None,
+    order: Annotated[str | None, typer.Option(help="Where the most similar one stands: last, first.")] = None,
     template: Annotated[
-        Optional[str], typer.Option(help="name, name@version or a .jinja file. [default: extract]")
+        str | None, typer.Option(help="name, name@version or a .jinja file. (default: extract)")
     ] = None,
-    grounding: Annotated[Optional[str], typer.Option(help="strict: only spans of the offer; off: any text.")] = None,
-    truncate: Annotated[
-        Optional[bool], typer.Option("--truncate", help="Cut offers that overflow the context.")
-    ] = None,
+    grounding: Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")] = None,
+    truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
     calibration: Annotated[
-        Optional[str], typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
+        str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
     ] = None,
-    engine: Annotated[Optional[str], typer.Option(help="vllm, server, huggingface, scripted. [default: vllm]")] = None,
+    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
     model: Annotated[
-        Optional[str], typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves.")
+        str | None, typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves.")
     ] = None,
-    adapter: Annotated[Optional[Path], typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[Optional[str], typer.Option(help="Of an OpenAI-compatible server, with /v1.")] = None,
-    api_key: Annotated[Optional[str], typer.Option(help="For that server; better in SHELFWISE_API_KEY.")] = None,
-    concurrency: Annotated[Optional[int], typer.Option(help="Requests under way at a server. [default: 64]")] = None,
+    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
+    base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server, with /v1.")] = None,
+    api_key: Annotated[str | None, typer.Option(help="For that server; better in SHELFWISE_API_KEY.")] = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at a server. (default: 64)")] = None,
     id_column: Annotated[str, typer.Option(help="Column or key of the id.")] = "id",
     title_column: Annotated[str, typer.Option(help="… of the title.")] = "title",
     description_column: Annotated[str, typer.Option(help="… of the description.")] = "description",
@@ -218,7 +214,7 @@ def _write_page(lines: IO[str], target: Path) -> None:
 @app.command()
 def view(
     records: Annotated[Path, typer.Argument(help="Records as JSONL.")],
-    html: Annotated[Optional[Path], typer.Option(help="Write an HTML page instead of printing a table.")] = None,
+    html: Annotated[Path | None, typer.Option(help="Write an HTML page instead of printing a table.")] = None,
     limit: Annotated[int, typer.Option(help="Rows of the table.")] = 100,
 ) -> None:
     """Show records: as a table here, or as an HTML page that opens offline."""

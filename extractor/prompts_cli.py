@@ -1,7 +1,7 @@
 """The commands `shelfwise prompts …`; those that need the evaluation room join them in `eval.prompts_cli`."""
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -38,8 +38,8 @@ def prompts_render(
     template: Annotated[str, typer.Argument(help="name, name@version or a .jinja file.")] = "extract",
     schema: Annotated[Path, typer.Option(help="A schema.")] = PROMPTS / "schemas" / "shoes.yaml",
     title: str = "Velmora Suede Loafer, Tan, EU 42",
-    description: Annotated[Optional[str], typer.Option()] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Labelled offers (JSONL).")] = None,
+    description: Annotated[str | None, typer.Option()] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers (JSONL).")] = None,
     k: int = 2,
 ) -> None:
     """Print the messages that a template makes of an offer."""
@@ -52,12 +52,12 @@ def prompts_render(
 
 @app.command("lint")
 def prompts_lint(
-    templates: Annotated[Optional[list[str]], typer.Argument(help="Default: all that are listed.")] = None,
+    templates: Annotated[list[str] | None, typer.Argument(help="Default: all that are listed.")] = None,
     schema: Annotated[
-        Optional[Path], typer.Option(help="Count the tokens of prompts with a schema, or a folder of schemas.")
+        Path | None, typer.Option(help="Count the tokens of prompts with a schema, or a folder of schemas.")
     ] = None,
-    offers: Annotated[Optional[Path], typer.Option(help="Count them with these offers; none may be shown.")] = None,
-    demonstrations: Annotated[Optional[Path], typer.Option(help="Check these labelled offers (JSONL) too.")] = None,
+    offers: Annotated[Path | None, typer.Option(help="Count them with these offers; none may be shown.")] = None,
+    demonstrations: Annotated[Path | None, typer.Option(help="Check these labelled offers (JSONL) too.")] = None,
     k: Annotated[int, typer.Option(min=0, help="Demonstrations in a prompt.")] = 5,
     model: Annotated[str, typer.Option(help="Whose tokens: `base` (bundled) or a folder.")] = "base",
     root: Root = TEMPLATES,

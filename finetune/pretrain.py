@@ -13,7 +13,7 @@ import shutil
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -159,7 +159,7 @@ def plant_induction_heads(model: Qwen3ForCausalLM, sharpness: float = 2.0) -> No
 
 def pretrain(
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")] = Path("runs/base"),
-    start: Annotated[Optional[Path], typer.Option(help="Go on from this model's weights and tokenizer.")] = None,
+    start: Annotated[Path | None, typer.Option(help="Go on from this model's weights and tokenizer.")] = None,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1850,
     rows: Annotated[int, typer.Option(help="Packed rows a step.")] = 8,
     block: Annotated[int, typer.Option(help="Tokens a row.")] = 512,

@@ -1,7 +1,7 @@
 """`shelfwise eval baseline` and `shelfwise eval predict`: train a system to compare with, and let it predict later."""
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -16,26 +16,26 @@ def baseline(
     data: Annotated[Path, typer.Option(help="A folder with train and validation.")],
     out: Annotated[Path, typer.Option(help="Folder of the trained baseline, its predictions and its scores.")],
     form: Annotated[
-        Optional[str], typer.Option(help="house, papers, mave, bio or columns. [default: by the first record]")
+        str | None, typer.Option(help="house, papers, mave, bio or columns. (default: by the first record)")
     ] = None,
-    schema: Annotated[Optional[Path], typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
     encoder: Annotated[str, typer.Option(help="`minilm`, or the folder of any encoder.")] = "minilm",
-    trials: Annotated[Optional[int], typer.Option(min=1, help="Search hyper-parameters: trials at most.")] = None,
-    search_minutes: Annotated[Optional[float], typer.Option(min=0.01, help="… minutes at most.")] = None,
-    seed: Annotated[Optional[int], typer.Option(help="Of weights, order and held-out part. [default: 0]")] = None,
-    epochs: Annotated[Optional[int], typer.Option(min=1)] = None,
-    learning_rate: Annotated[Optional[float], typer.Option(min=0)] = None,
-    batch: Annotated[Optional[int], typer.Option(min=1)] = None,
+    trials: Annotated[int | None, typer.Option(min=1, help="Search hyper-parameters: trials at most.")] = None,
+    search_minutes: Annotated[float | None, typer.Option(min=0.01, help="… minutes at most.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of weights, order and held-out part. (default: 0)")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1)] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=0)] = None,
+    batch: Annotated[int | None, typer.Option(min=1)] = None,
     held_out: Annotated[
-        Optional[float],
+        float | None,
         typer.Option(
-            min=0, max=0.9, help="Share of train for early stopping; 0 trains all epochs on all. [default: 0.1]"
+            min=0, max=0.9, help="Share of train for early stopping; 0 trains all epochs on all. (default: 0.1)"
         ),
     ] = None,
     layers: Annotated[
-        Optional[int], typer.Option(min=0, help="Train only the top layers of the encoder; 0 freezes it.")
+        int | None, typer.Option(min=0, help="Train only the top layers of the encoder; 0 freezes it.")
     ] = None,
-    pooling: Annotated[Optional[str], typer.Option(help="linear_probe: mean or max. [default: mean]")] = None,
+    pooling: Annotated[str | None, typer.Option(help="linear_probe: mean or max. (default: mean)")] = None,
 ) -> None:
     """Train a baseline on `train`, and score it on `validation`."""
     given = {
