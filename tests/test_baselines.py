@@ -174,7 +174,7 @@ HOSTILE = [labelled("x " * 2000), labelled("🔥" * 50), labelled('" \\ \n <titl
 
 RECIPES = {
     "token_classification": Recipe(epochs=3, learning_rate=1e-3, batch=8),
-    "question_answering": Recipe(epochs=2, learning_rate=1e-3, batch=8),
+    "question_answering": Recipe(epochs=2, learning_rate=5e-4, batch=4),
     "linear_probe": Recipe(),
 }
 
@@ -362,9 +362,10 @@ def test_the_commands_train_score_and_predict_later(tmp_path):
     offers.write_text("".join(row + "\n" for row in rows))
     done = run_cli("eval", "predict", "--baseline", str(out), "--data", str(offers))
     assert done.returncode == 1 and "17 offers, 16 records, 1 failures" in done.stderr
-    written, kept = map(json.loads, done.stdout.splitlines()), map(json.loads, (out / "predictions.jsonl").open())
-    for a, b in zip(written, kept, strict=False):
-        assert a["attributes"] == b["attributes"]
+    written = [json.loads(line) for line in done.stdout.splitlines()]
+    kept = [json.loads(line) for line in (out / "predictions.jsonl").read_text().splitlines()]
+    assert [r["attributes"] for r in written[:16]] == [r["attributes"] for r in kept]
+    assert written[16]["failure"]["reason"] == "invalid_offer"
 
 
 @pytest.mark.parametrize(
