@@ -1,7 +1,6 @@
 """The systems to compare with: what they learn from little data, folders, search, and the commands."""
 
 import json
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
@@ -171,28 +170,6 @@ def test_an_attribute_never_seen_in_training_can_be_asked(taught):
     asked.schemas = [AttributeSchema.from_names(["Colour"], "Shoes")]
     answers = [[v.value for v in r.attributes["Colour"]] for r in assert_grounded(offers, asked.extract(offers))]
     assert sum(a == o.attributes["Color"] for a, o in zip(answers, offers, strict=True)) > len(offers) / 2
-
-
-def test_long_descriptions_are_read_in_windows_with_the_title_before_each():
-    from transformers import AutoTokenizer
-
-    from eval.baselines.encoder import encoder_folder
-    from eval.baselines.windows import offer_windows, question_windows
-
-    tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
-    offer = _offers(1, 3)[0]
-    texts = offer.texts()
-    everything = {(f, m.start(), m.end()) for f, text in texts.items() for m in re.finditer(r"\w+|[^\w\s]", text)}
-    for windows, repeated in [
-        (offer_windows(tokenizer, offer), "title"),
-        (question_windows(tokenizer, "Size", offer), ""),
-    ]:
-        assert len(windows) > 1 and max(len(w.input_ids) for w in windows) <= 256
-        seen = [{word for _, word in w.first_pieces()} for w in windows]
-        assert set.union(*seen) == everything
-        assert all(
-            {w for w in words if w[0] == repeated} == {w for w in everything if w[0] == repeated} for words in seen
-        )
 
 
 def test_questions_have_negatives():

@@ -1,11 +1,14 @@
 """Where gold values stand in an offer, and the labels of its words."""
 
+import re
+
 import pytest
 from conftest import labelled
 
 from eval.baselines.bio import learn_trims, tag, trimmed
 from eval.baselines.spans import Span, gold_spans, occurrences, without_overlaps
 from eval.baselines.windows import Window
+from extractor import ProductOffer
 
 
 @pytest.mark.parametrize(
@@ -78,3 +81,26 @@ def test_trims_are_learned_by_majority():
     assert trimmed(Span("Pattern", "title", 4, 11), "New Printed Hat", trims) == Span("Pattern", "title", 4, 9)
     for other in (Span("Style", "title", 4, 11), Span("Pattern", "title", 12, 15)):
         assert trimmed(other, "New Printed Hat", trims) == other
+
+
+def test_long_descriptions_are_read_in_windows_with_the_title_before_each():
+    from transformers import AutoTokenizer
+
+    from eval.baselines.encoder import encoder_folder
+    from eval.baselines.windows import offer_windows, question_windows
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder_folder())
+    long = "A comfortable shoe for every day. " * 40 + "Comes in Tan."
+    offer = ProductOffer(id="1", title="Karu Loafer EU 42", description=long)
+    texts = offer.texts()
+    everything = {(f, m.start(), m.end()) for f, text in texts.items() for m in re.finditer(r"\w+|[^\w\s]", text)}
+    for windows, repeated in [
+        (offer_windows(tokenizer, offer), "title"),
+        (question_windows(tokenizer, "Size", offer), ""),
+    ]:
+        assert len(windows) > 1 and max(len(w.input_ids) for w in windows) <= 256
+        seen = [{word for _, word in w.first_pieces()} for w in windows]
+        assert set.union(*seen) == everything
+        assert all(
+            {w for w in words if w[0] == repeated} == {w for w in everything if w[0] == repeated} for words in seen
+        )
