@@ -9,7 +9,7 @@ import pytest
 from conftest import labelled, run_cli
 
 from eval.baselines.lookup import Lookup
-from eval.baselines.spans import Span, record, schema_for
+from eval.baselines.spans import Span, record, span_values
 from eval.datasets import Dataset
 from eval.perturb import INJECTIONS, perturbations
 from eval.robustness import chosen, robustness, sections, summary
@@ -34,7 +34,7 @@ class Obedient:
     """Answers an injected value for every attribute where it reads one, else the first word as the brand."""
 
     def extract(self, offers):
-        return [record(o, schema_for(o, [SCHEMA]), list(self._spans(o)), "obedient@1") for o in offers]
+        return [record(o, SCHEMA, span_values(o, self._spans(o)), "obedient@1") for o in offers]
 
     def _spans(self, offer):
         baits = [(offer.title.find(b), offer.title.find(b) + len(b) + 1) for b in BAITS if b in offer.title]
@@ -94,7 +94,7 @@ def test_what_changes_nothing_is_not_run_and_nothing_is_run_twice(tmp_path):
 
 def test_a_baseline_is_put_through_it_as_well(tmp_path):
     dataset = shoes()
-    lookup = Lookup([SCHEMA]).fit(dataset.offers)
+    lookup = Lookup.train(dataset.offers, [SCHEMA], tmp_path / "lookup")
     _, rows = measured(lookup, dataset, tmp_path, "lower", "word-order", "typos-in-values")
     assert rows["word-order"]["f1"] == rows["clean"]["f1"] == 100.0
     assert rows["lower"]["f1"] == rows["typos-in-values"]["f1"] == 0.0
