@@ -8,6 +8,21 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from eval.options import Data, Form, Html, Json, Lenient, Runs, Schemas, Split, Training, prices_of
+from extractor.options import (
+    Adapter,
+    BaseUrl,
+    Calibration,
+    Choice,
+    Demonstrations,
+    Engine,
+    Grounding,
+    K,
+    Model,
+    Order,
+    Template,
+)
+
 if TYPE_CHECKING:
     from eval.datasets import Dataset
     from eval.metrics import Prediction
@@ -15,7 +30,6 @@ if TYPE_CHECKING:
     from extractor.config import Settings
     from extractor.records import LabelledOffer
 
-from eval.options import Calibration, Data, Form, Html, Json, Lenient, Training, prices_of
 
 app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_help=True)
 
@@ -24,9 +38,9 @@ app = typer.Typer(help="Score extractions against labelled offers.", no_args_is_
 def score(
     predictions: Annotated[Path, typer.Option(help="Records of Shelfwise, or lines with `pred`.")],
     gold: Data,
-    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
+    split: Split = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Schemas = None,
     training: Training = None,
     html: Html = None,
     protocol: Annotated[
@@ -63,20 +77,20 @@ def score(
 @app.command()
 def run(
     data: Data,
-    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
+    split: Split = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
-    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
-    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
-    order: Annotated[str | None, typer.Option(help="last, first: where the most similar one stands.")] = None,
-    grounding: Annotated[str | None, typer.Option(help="strict or off.")] = None,
+    schema: Schemas = None,
+    out: Runs = Path("runs/eval"),
+    engine: Engine = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    base_url: BaseUrl = None,
+    template: Template = None,
+    demonstrations: Demonstrations = None,
+    k: K = None,
+    choice: Choice = None,
+    order: Order = None,
+    grounding: Grounding = None,
     calibration: Calibration = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first offers.")] = None,
     training: Training = None,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eval.options import Json
+from eval.options import Json, Runs
+from extractor.options import BaseUrl, Engine, K, Model, Template
 
 app = typer.Typer()
 
@@ -23,17 +24,15 @@ def compare(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, budgets 0, 30 and all, a third of the epochs.")
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path(
-        "runs/compare"
-    ),
+    out: Runs = Path("runs/compare"),
     html: Annotated[Path | None, typer.Option(help="Write the report as a page.")] = None,
     markdown: Annotated[Path | None, typer.Option(help="Write its tables as Markdown.")] = None,
     json_file: Json = None,
-    engine: Annotated[str | None, typer.Option(help="Of the prompted systems, as for extract.")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    engine: Engine = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    template: Template = None,
+    k: K = None,
     encoder: Annotated[str, typer.Option(help="minilm, or a folder.")] = "minilm",
 ) -> None:
     """Systems side by side at the same number of labels: prompting, baselines that learn."""

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from eval.datasets import Dataset
     from eval.metrics import Cells, Prediction
 
+from eval.options import Runs, Schemas
+from extractor.options import Adapter, BaseUrl, Choice, Engine, K, Model, Template
+
 app = typer.Typer()
 
 OptionalData = Annotated[Path | None, typer.Option(help="Labelled offers: a file, or a folder of splits.")]
@@ -36,18 +39,16 @@ def calibrate(
     html: Annotated[Path | None, typer.Option(help="Also write a page with both figures.")] = None,
     strict: Strict = False,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
-    runs: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path(
-        "runs/eval"
-    ),
-    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
+    schema: Schemas = None,
+    runs: Runs = Path("runs/eval"),
+    engine: Engine = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    base_url: BaseUrl = None,
+    template: Template = None,
     demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers that are not in the data.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
+    k: K = None,
+    choice: Choice = None,
     n: Annotated[int | None, typer.Option(min=1, help="Only so many offers, drawn by a seed.")] = None,
 ) -> None:
     """Fit the curve that makes confidences the share of values that are right, as labels show it."""
@@ -100,7 +101,7 @@ def thresholds(
     gold: OptionalData = None,
     split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Schemas = None,
     precision: Annotated[float, typer.Option(help="Wanted of the accepted values, between 0 and 1.")] = 0.98,
     confidence: Annotated[float, typer.Option(help="That this precision holds, between 0 and 1.")] = 0.9,
     strict: Strict = False,

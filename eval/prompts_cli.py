@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eval.options import Data, Form, Json, prices_of
+from eval.options import Data, Form, Json, Runs, Schemas, Split, prices_of
 from extractor.errors import InputError
+from extractor.options import BaseUrl, Demonstrations, Engine, K, Model
 from extractor.prompts import TEMPLATES, load_template
 
 app = typer.Typer()
@@ -34,19 +35,19 @@ def budget_of(runs: float | None, minutes: float | None) -> tuple[float | None, 
 def prompts_compare(
     templates: Annotated[list[str], typer.Argument(help="Two or more: name, name@version or a .jinja file.")],
     data: Data,
-    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
+    split: Split = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Schemas = None,
     n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
     seed: int = 0,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    out: Runs = Path("runs/eval"),
     html: Annotated[Path | None, typer.Option(help="Write the page of offers on which they differ.")] = None,
     json_file: Json = None,
-    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
-    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
+    engine: Engine = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    demonstrations: Demonstrations = None,
+    k: K = None,
     price: Annotated[str | None, typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
     fail_below: Annotated[float | None, typer.Option(help="Exit 1 where a later template has less F1.")] = None,
     no_regression: Annotated[
@@ -98,10 +99,10 @@ def prompts_compare(
 def prompts_tune(
     templates: Annotated[list[str], typer.Argument(help="One or more; the first is the baseline.")],
     data: Data,
-    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
+    split: Split = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
-    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
+    schema: Schemas = None,
+    demonstrations: Demonstrations = None,
     budget_runs: Annotated[
         float | None, typer.Option(help="What it may cost, in runs over the whole tuning part; else 10.")
     ] = None,
@@ -111,11 +112,11 @@ def prompts_tune(
     held_out: Annotated[float, typer.Option(min=0.05, max=0.9, help="Share of the offers not tuned on.")] = 0.3,
     n: Annotated[int | None, typer.Option(min=1, help="Offers, drawn by the seed; else all.")] = None,
     seed: int = 0,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    out: Runs = Path("runs/eval"),
     root: Annotated[Path, typer.Option("--templates", help="Where the best is written.")] = TEMPLATES,
-    engine: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
+    engine: Engine = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
 ) -> None:
     """Search demonstrations and template variants; write the best as a new version."""
     from eval import templates as sides

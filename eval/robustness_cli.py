@@ -7,7 +7,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eval.options import Data, Form, Json, Lenient
+from eval.options import Data, Form, Json, Lenient, Runs, Schemas, Split
+from extractor.options import Adapter, BaseUrl, Choice, Demonstrations, Engine, Grounding, K, Model, Template
 
 app = typer.Typer()
 
@@ -15,26 +16,26 @@ app = typer.Typer()
 @app.command()
 def robustness(
     data: Data,
-    split: Annotated[str | None, typer.Option(help="Of a folder.")] = None,
+    split: Split = None,
     form: Form = None,
-    schema: Annotated[Path | None, typer.Option(help="Schemas that say what is asked.")] = None,
+    schema: Schemas = None,
     n: Annotated[int, typer.Option(min=1, help="Offers, drawn by the seed.")] = 200,
     seed: Annotated[int, typer.Option(help="Of the drawn offers and of the perturbations.")] = 0,
     perturbations: Annotated[
         str | None, typer.Option(help="With commas between: typos,upper,injected-order. (default: all)")
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of runs; the same inputs are never run twice.")] = Path("runs/eval"),
+    out: Runs = Path("runs/eval"),
     html: Annotated[Path | None, typer.Option(help="Also write the report as a page.")] = None,
     json_file: Json = None,
-    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
-    model: Annotated[str | None, typer.Option(help="As for extract.")] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of a server, with /v1.")] = None,
-    template: Annotated[str | None, typer.Option(help="name, name@version or a file.")] = None,
-    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers of a training split.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt.")] = None,
-    choice: Annotated[str | None, typer.Option(help="similar, fixed, random.")] = None,
-    grounding: Annotated[str | None, typer.Option(help="strict or off.")] = None,
+    engine: Engine = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    base_url: BaseUrl = None,
+    template: Template = None,
+    demonstrations: Demonstrations = None,
+    k: K = None,
+    choice: Choice = None,
+    grounding: Grounding = None,
     lenient: Lenient = False,
 ) -> None:
     """Perturb the offers (typos, case, order, injected instructions, …) and show what each costs."""

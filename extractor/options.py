@@ -1,0 +1,22 @@
+"""Options that commands of several rooms take."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Engine = Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")]
+Model = Annotated[
+    str | None, typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves. (default: base)")
+]
+Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")]
+BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server, with /v1.")]
+Template = Annotated[str | None, typer.Option(help="name, name@version or a .jinja file. (default: extract)")]
+Demonstrations = Annotated[Path | None, typer.Option(help="Labelled offers for few-shot prompts, of a training split.")]
+K = Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt. (default: 5)")]
+Choice = Annotated[str | None, typer.Option(help="How they are chosen: similar, fixed, random.")]
+Order = Annotated[str | None, typer.Option(help="Where the most similar one stands: last, first.")]
+Grounding = Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")]
+Calibration = Annotated[
+    str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
+]
