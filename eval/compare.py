@@ -30,6 +30,9 @@ from extractor.records import LabelledOffer
 PROMPTED = ("zero-shot", "few-shot")
 TRAINED = ("token_classification", "question_answering", "linear_probe")
 SYSTEMS = (*PROMPTED, "lookup", *TRAINED)
+USUAL = tuple(
+    s for s in SYSTEMS if s != "question_answering"
+)  # a question an attribute takes ten times as long as a tagger
 BUDGETS = (0, 10, 30, 100, 300, None)  # None: all labels
 ALL = "all"
 STEPS = 300  # at least, of a trained baseline: fifteen epochs over ten labels would be fifteen steps
@@ -49,8 +52,8 @@ class Arm:
 
 
 def named(systems: str | None) -> list[str]:
-    """Systems by their names with commas; all of them by default. Raises InputError."""
-    names = [n.strip() for n in systems.split(",")] if systems else list(SYSTEMS)
+    """Systems by their names with commas; USUAL by default. Raises InputError."""
+    names = [n.strip() for n in systems.split(",")] if systems else list(USUAL)
     if unknown := [n for n in names if n not in SYSTEMS]:
         raise InputError(f"--systems: unknown system {unknown[0]!r}; there are {', '.join(SYSTEMS)}")
     return names
@@ -106,7 +109,7 @@ def compare(
             opened = partial(extractor, settings, validation.schemas, shown)
             inputs = inputs_of(settings, validation, shown)
         else:
-            recipe = _recipe(system, len(labels), seed, epochs)
+            recipe = _recipe(system, labels, seed, epochs)
             opened = partial(_baseline, system, validation, labels, encoder, recipe)
             inputs = _baseline_inputs(system, validation, labels, encoder, recipe)
         # Seen and unseen values are told apart by the labels that the arm was given.
@@ -116,10 +119,13 @@ def compare(
     return done
 
 
-def _recipe(system: str, labels: int, seed: int, epochs: float) -> Recipe:
-    """The baseline's own, with so many epochs that it makes STEPS steps at least."""
+def _recipe(system: str, labels: Sequence[LabelledOffer], seed: int, epochs: float) -> Recipe:
+    """The baseline's own with `epochs` times as many, and as many more as make that share of STEPS steps."""
     own = baseline_class(system).RECIPE
-    least = ceil(STEPS * own.batch / max(labels, 1))
+    rows = len(labels)
+    if system == "question_answering":
+        rows = sum(len(o.attributes) + len(o.absent) for o in labels)
+    least = ceil(epochs * STEPS * own.batch / max(rows, 1))
     return replace(own, epochs=max(1, round(own.epochs * epochs), least), seed=seed)
 
 

@@ -17,7 +17,7 @@ app = typer.Typer()
 def compare(
     data: Annotated[list[Path], typer.Option(help="A folder with train and validation; may be given several times.")],
     systems: Annotated[
-        str | None, typer.Option(help="Names with commas. (default: all; see the README for what they are)")
+        str | None, typer.Option(help="Names with commas. (default: all but question_answering, which takes hours)")
     ] = None,
     budgets: Annotated[str, typer.Option(help="Numbers of labels with commas; `all` for all.")] = "0,10,30,100,300,all",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of labels, and of a training's chance.")] = 3,

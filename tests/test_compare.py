@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from conftest import run_cli
+from conftest import labelled, run_cli
 
 from eval import compare as sides
 from eval import page
@@ -46,6 +46,21 @@ def splits(folder):
 )
 def test_only_what_depends_on_labels_or_chance_is_repeated(system, budgets, arms):
     assert [arm[1:] for arm in sides.plan([system], budgets, seeds=2, labels=60)] == arms
+
+
+@pytest.mark.parametrize(
+    ("system", "labels", "share", "epochs"),
+    [
+        ("token_classification", 10, 1.0, 480),  # 300 steps of 16 rows
+        ("token_classification", 1000, 1.0, 15),
+        ("token_classification", 1000, 1 / 3, 5),
+        ("token_classification", 30, 1 / 3, 54),
+        ("question_answering", 10, 1.0, 160),  # three questions an offer
+    ],
+)
+def test_few_labels_are_seen_more_often(system, labels, share, epochs):
+    offers = [labelled(f"x {i}", Brand="x", Color="x", Size="x") for i in range(labels)]
+    assert sides._recipe(system, offers, 0, share).epochs == epochs
 
 
 def test_a_larger_budget_holds_the_smaller_one(folder):
