@@ -3,6 +3,8 @@
 from typing import Any
 
 import torch
+from llguidance import LLExecutor, LLMatcher
+from llguidance.torch import allocate_token_bitmask, fill_next_token_bitmask_par
 from outlines.backends.llguidance import LLGuidanceBackend
 from outlines.models.transformers import Transformers
 from outlines.types import CFG
@@ -107,17 +109,30 @@ class HuggingFaceEngine:
 
 
 class _PerRow(LogitsProcessor):
-    """One Outlines processor for each row of a batch: an Outlines model takes one output type for a whole batch."""
+    """A grammar for each row of a batch, as Outlines built it: an Outlines model takes one output type for a whole batch. Its
+    own processor masks row by row, and compiles a kernel for it, which needs a C++ compiler."""
 
     def __init__(self, processors: list[Any], ends: set[int], width: int) -> None:
-        self._processors, self._ends, self._width = processors, ends, width
+        self._matchers = [LLMatcher(p.llg_tokenizer, p.grammar) for p in processors]
+        self._executor = LLExecutor()
+        self._bitmask = allocate_token_bitmask(len(processors), processors[0].llg_tokenizer.vocab_size)
+        self._ends, self._width = ends, width
         self._running = set(range(len(processors)))
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
         if input_ids.shape[1] > self._width:
             last = input_ids[:, -1].tolist()
-            # A row that has ended is padded until its batch has; its grammar has nothing more to say.
-            self._running = {i for i in self._running if last[i] not in self._ends}
-        for i in self._running:
-            scores[i : i + 1] = self._processors[i].process_logits(input_ids[i : i + 1], scores[i : i + 1])
+            for i in sorted(self._running):
+                if last[i] in self._ends:
+                    # A row that has ended is padded until its batch has; its grammar has nothing more to say.
+                    self._running.discard(i)
+                    self._bitmask[i] = -1
+                else:
+                    self._matchers[i].consume_token(last[i])
+        fill_next_token_bitmask_par(self._executor, [(self._matchers[i], i) for i in self._running], self._bitmask)
+        words = self._bitmask.to(scores.device)
+        bits = torch.arange(32, dtype=torch.int32, device=scores.device)
+        allowed = (words[:, :, None] >> bits & 1).bool().flatten(1)[:, : scores.shape[1]]
+        scores[:, : allowed.shape[1]].masked_fill_(~allowed, float("-inf"))
+        scores[:, allowed.shape[1] :] = float("-inf")  # rows of the embedding beyond the vocabulary
         return scores
