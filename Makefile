@@ -19,7 +19,7 @@ test: .venv/installed-tests
 	$(BIN)/lint-imports
 	$(BIN)/shelfwise schema check prompts/schemas > /dev/null
 	$(BIN)/shelfwise prompts lint --schema prompts/schemas --offers prompts/samples/catalogue.jsonl
-	$(BIN)/pytest
+	$(BIN)/pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 # The lock is complete, so pip need not resolve; its resolver would bring a torchvision that breaks a CPU torch.
 .venv/installed: requirements.lock pyproject.toml

@@ -1,6 +1,7 @@
 """What several modules need: offers of every kind, and engines that are started once."""
 
 import json
+import os
 import random
 import subprocess
 import sys
@@ -11,6 +12,9 @@ import pytest
 
 from extractor import AttributeSchema, Extraction, Failure, LabelledOffer, ProductOffer
 from extractor.prompts import PROMPTS
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # a core for each worker: threads of two pools on one core wait for each other
+    os.environ |= {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 
 ROOT = PROMPTS.parent
 SHARED = ROOT.parent / "shared" / "data"
@@ -53,6 +57,15 @@ def hostile_titles(n: int, seed: int = 7) -> list[str]:
             text += rng.choice(_HOSTILE) + rng.choice(("", " "))
         titles.append(text[:length] if text[:length].strip() else "x")
     return titles
+
+
+HOSTILE_SCHEMA = AttributeSchema.from_names(["Brand", "Color", "Size"], "Hostile")
+HOSTILE = [ProductOffer(id=f"hostile-{i}", title=t, category="Hostile") for i, t in enumerate(hostile_titles(1_000))]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What loads models comes first, so that two workers are busy to the end."""
+    items.sort(key=lambda item: item.get_closest_marker("model") is None)
 
 
 @pytest.fixture(scope="session")

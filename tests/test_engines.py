@@ -1,4 +1,4 @@
-"""The bundled model in real engines: vLLM in this process, a vLLM server, transformers.
+"""The bundled model in vLLM, in this process and behind its server.
 
 Every one of the public validation offers and of 1,000 hostile titles gives a record that validates, or a failure.
 """
@@ -13,9 +13,9 @@ from collections.abc import Iterator
 
 import httpx
 import pytest
-from conftest import assert_grounded, hostile_titles, run_cli
+from conftest import HOSTILE, HOSTILE_SCHEMA, assert_grounded, run_cli
 
-from extractor import AttributeSchema, DemonstrationPool, Extractor, Failure, ProductOffer, create_engine, load_schemas
+from extractor import DemonstrationPool, Extractor, Failure, ProductOffer, create_engine, load_schemas
 from extractor.engines.base import Engine
 from extractor.engines.models import BASE_MODEL
 from extractor.errors import AdapterError
@@ -23,8 +23,6 @@ from extractor.io import read_labelled
 from extractor.prompts import PROMPTS
 
 pytestmark = pytest.mark.model
-HOSTILE_SCHEMA = AttributeSchema.from_names(["Brand", "Color", "Size"], "Hostile")
-HOSTILE = [ProductOffer(id=f"hostile-{i}", title=t, category="Hostile") for i, t in enumerate(hostile_titles(1_000))]
 
 
 @pytest.fixture(scope="module")
@@ -148,13 +146,3 @@ def test_the_command_line_reaches_a_server(server, write):
         "extract", "-", "--attributes", "Brand,Color", "--engine", "server", "--base-url", server, stdin=line
     )
     assert done.returncode == 0 and '"engine":"server"' in done.stdout
-
-
-def test_transformers_gives_records_of_the_same_shape(shared_offers):
-    offers, schemas = shared_offers
-    engine = create_engine("huggingface")
-    records = Extractor(engine, [*schemas, HOSTILE_SCHEMA]).extract(offers + HOSTILE)
-    extractions = assert_grounded(offers + HOSTILE, records)
-    assert len(extractions) > 1_250
-    values = [v for r in extractions for vs in r.attributes.values() for v in vs]
-    assert {v.status for v in values} == {"verbatim"} and all(v.confidence is not None for v in values)
