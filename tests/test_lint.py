@@ -6,7 +6,7 @@ import re
 import pytest
 from conftest import run_cli
 
-from extractor.engines.models import BASE_MODEL
+from extractor.engines.models import BASE_MODEL, model_reference
 from extractor.engines.tokens import load_counter
 from extractor.errors import InputError
 from extractor.lint import lint_record, lint_release, lint_template
@@ -200,7 +200,7 @@ def test_tokens_are_counted_as_transformers_counts_them():
         messages = load_template("extract").render(schema, ProductOffer(id="1", title=title))
         ids = tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_dict=False)
         assert counter.count(messages) == len(ids)
-    assert (counter.model, counter.context) == ("base@1", 4096)
+    assert (counter.model, counter.context) == (model_reference("base"), 4096)
 
 
 @pytest.mark.parametrize(
