@@ -13,17 +13,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
-from typing import Any, Self
+from typing import Self
 
-import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer, DataCollatorForTokenClassification
+from transformers import DataCollatorForTokenClassification
 
-from eval.baselines import folder
 from eval.baselines.bio import Floats, Trims, averaged, decoded, learn_trims, softmax, tag, trimmed
-from eval.baselines.encoder import encoder_folder
 from eval.baselines.recipe import Recipe, divided
 from eval.baselines.spans import Span, attribute_counts, gold_spans, record, schema_for, span_values
-from eval.baselines.training import IGNORED, Row, device, extraction_f1, fit, outputs, row
+from eval.baselines.tagger import Tagger
+from eval.baselines.training import IGNORED, Row, extraction_f1, fit, outputs, row
 from eval.baselines.windows import Window, question_windows
 from extractor.errors import InputError
 from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
@@ -42,13 +40,11 @@ class Asked:
     window: Window
 
 
-class QuestionAnswering:
-    """A trained model of questions. `trims` as in `bio`."""
+class QuestionAnswering(Tagger):
+    """A trained model of questions."""
 
+    NAME = "question_answering"
     RECIPE = Recipe(epochs=4)  # an epoch asks each offer some five to ten questions
-
-    def __init__(self, model: Any, tokenizer: Any, schemas: Sequence[AttributeSchema], trims: Trims) -> None:
-        self.model, self.tokenizer, self.schemas, self.trims = model.to(device()), tokenizer, schemas, trims
 
     @classmethod
     def train(
@@ -63,22 +59,13 @@ class QuestionAnswering:
         recipe = recipe or cls.RECIPE
         if not attribute_counts(training):
             raise InputError("the training offers have no values to learn")
-        source = encoder_folder(encoder)
-        torch.manual_seed(recipe.seed)
-        model = AutoModelForTokenClassification.from_pretrained(
-            source,
-            num_labels=len(LABELS),
-            id2label={i: label for label, i in LABELS.items()},
-            label2id=LABELS,
-            hidden_dropout_prob=recipe.dropout,
-        )
-        self = cls(model, AutoTokenizer.from_pretrained(source), schemas, {})
+        self = cls.untrained(list(LABELS), schemas, encoder, recipe)
         learned, held_out = divided(training, recipe.held_out, recipe.seed)
         questions = list(self._questions(learned, training_questions(learned, schemas, recipe.seed)))
         self.trims = self._learned_trims(learned, questions)
         shown = list(self._questions(held_out, [schema_for(o, schemas).attributes for o in held_out]))
         fit(
-            model,
+            self.model,
             [self._row(q, learned) for q in questions],
             [self._row(q, held_out) for q in shown],
             lambda made: extraction_f1(held_out, self._records(held_out, shown, made), schemas),
@@ -86,21 +73,8 @@ class QuestionAnswering:
             out,
             recipe,
         )
-        model.save_pretrained(out / "model")
-        self.tokenizer.save_pretrained(out / "model")
-        folder.write(out, "question_answering", schemas, encoder=encoder, recipe=vars(recipe), trims=self.trims)
+        self.save(out, encoder, recipe)
         return self
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `train` wrote."""
-        content, model = folder.read(path), path / "model"
-        return cls(
-            AutoModelForTokenClassification.from_pretrained(model),
-            AutoTokenizer.from_pretrained(model),
-            content["schemas"],
-            content["trims"],
-        )
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
         questions = list(self._questions(offers, [schema_for(o, self.schemas).attributes for o in offers]))

@@ -11,29 +11,24 @@ from pathlib import Path
 from typing import Any, Self
 
 import numpy as np
-import torch
-from transformers import AutoModelForTokenClassification, AutoTokenizer, DataCollatorForTokenClassification
+from transformers import DataCollatorForTokenClassification
 
-from eval.baselines import folder
-from eval.baselines.bio import Floats, Trims, averaged, decoded, labels_of, learn_trims, softmax, tag, trimmed
-from eval.baselines.encoder import encoder_folder
+from eval.baselines.bio import Floats, averaged, decoded, labels_of, learn_trims, softmax, tag, trimmed
 from eval.baselines.recipe import Recipe, divided
 from eval.baselines.spans import attribute_counts, gold_spans, record, schema_for, span_values
-from eval.baselines.training import IGNORED, Row, device, extraction_f1, fit, outputs, row
+from eval.baselines.tagger import Tagger
+from eval.baselines.training import IGNORED, Row, extraction_f1, fit, outputs, row
 from eval.baselines.windows import Window, offer_windows
 from extractor.errors import InputError
 from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
 
 
-class TokenClassification:
-    """A trained tagger. `labels` are "O" and B-/I- of each attribute in the training labels."""
+class TokenClassification(Tagger):
+    """A trained tagger. Its labels are "O" and B-/I- of each attribute in the training labels."""
 
+    NAME = "token_classification"
     RECIPE = Recipe()
-
-    def __init__(self, model: Any, tokenizer: Any, schemas: Sequence[AttributeSchema], trims: Trims) -> None:
-        self.model, self.tokenizer, self.schemas, self.trims = model.to(device()), tokenizer, schemas, trims
-        self.labels: list[str] = [model.config.id2label[i] for i in range(model.config.num_labels)]
 
     @classmethod
     def train(
@@ -49,24 +44,15 @@ class TokenClassification:
         counts = attribute_counts(training)
         if not counts:
             raise InputError("the training offers have no values to learn")
-        labels = labels_of(sorted(counts))
-        source = encoder_folder(encoder)
-        tokenizer = AutoTokenizer.from_pretrained(source)
-        torch.manual_seed(recipe.seed)
-        model = AutoModelForTokenClassification.from_pretrained(
-            source,
-            num_labels=len(labels),
-            id2label=dict(enumerate(labels)),
-            label2id={label: i for i, label in enumerate(labels)},
-            hidden_dropout_prob=recipe.dropout,
-        )
+        tagger = cls.untrained(labels_of(sorted(counts)), schemas, encoder, recipe)
+        tokenizer = tagger.tokenizer
         learned, held_out = divided(training, recipe.held_out, recipe.seed)
         examples = [(o.texts(), offer_windows(tokenizer, o), gold_spans(o, counts)) for o in learned]
-        tagger = cls(model, tokenizer, schemas, learn_trims(examples))
+        tagger.trims = learn_trims(examples)
         shown = [(i, window) for i, offer in enumerate(held_out) for window in offer_windows(tokenizer, offer)]
         spans = [gold_spans(offer, counts) for offer in held_out]
         fit(
-            model,
+            tagger.model,
             [tagger._row(w, found) for _, windows, found in examples for w in windows],
             [tagger._row(w, spans[i]) for i, w in shown],
             lambda made: extraction_f1(held_out, tagger._records(held_out, shown, made), schemas),
@@ -74,21 +60,8 @@ class TokenClassification:
             out,
             recipe,
         )
-        model.save_pretrained(out / "model")
-        tokenizer.save_pretrained(out / "model")
-        folder.write(out, "token_classification", schemas, encoder=encoder, recipe=vars(recipe), trims=tagger.trims)
+        tagger.save(out, encoder, recipe)
         return tagger
-
-    @classmethod
-    def load(cls, path: Path) -> Self:
-        """Read what `train` wrote."""
-        content, model = folder.read(path), path / "model"
-        return cls(
-            AutoModelForTokenClassification.from_pretrained(model),
-            AutoTokenizer.from_pretrained(model),
-            content["schemas"],
-            content["trims"],
-        )
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
         windows = [(i, window) for i, offer in enumerate(offers) for window in offer_windows(self.tokenizer, offer)]
