@@ -13,7 +13,8 @@ from extractor.errors import EngineError
 
 # A library in somebody's process says nothing on its own; set the variable to see vLLM's log.
 os.environ.setdefault("VLLM_LOGGING_LEVEL", "ERROR")
-logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)  # warns on every CPU, before vLLM sets its level
+# It warns on every CPU, before vLLM has set its level.
+logging.getLogger("vllm.triton_utils.importing").setLevel(logging.ERROR)
 os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
 os.environ.setdefault("VLLM_NO_USAGE_STATS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
