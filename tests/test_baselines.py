@@ -131,8 +131,8 @@ def test_text_is_learned_with_offsets_and_the_folder_predicts_the_same(name, tau
     ("name", "recipe"),
     [
         ("linear_probe", Recipe()),
-        ("classification", Recipe(epochs=6, learning_rate=1e-3, batch=8)),
-        ("classification", Recipe(epochs=6, learning_rate=3e-3, batch=8, layers=1)),
+        ("classification", Recipe(epochs=8, learning_rate=1e-3, batch=8)),
+        ("classification", Recipe(epochs=8, learning_rate=3e-3, batch=8, layers=1)),
     ],
 )
 def test_closed_vocabularies_booleans_and_numbers_are_learned(name, recipe, tmp_path):

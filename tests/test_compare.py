@@ -51,11 +51,11 @@ def test_only_what_depends_on_labels_or_chance_is_repeated(system, budgets, arms
 @pytest.mark.parametrize(
     ("system", "labels", "share", "epochs"),
     [
-        ("token_classification", 10, 1.0, 480),  # 300 steps of 16 rows
+        ("token_classification", 10, 1.0, 320),  # 200 steps of 16 rows
         ("token_classification", 1000, 1.0, 15),
         ("token_classification", 1000, 1 / 3, 5),
-        ("token_classification", 30, 1 / 3, 54),
-        ("question_answering", 10, 1.0, 160),  # three questions an offer
+        ("token_classification", 30, 1 / 3, 36),
+        ("question_answering", 10, 1.0, 107),  # three questions an offer
     ],
 )
 def test_few_labels_are_seen_more_often(system, labels, share, epochs):

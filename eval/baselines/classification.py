@@ -20,7 +20,7 @@ from eval.baselines import folder
 from eval.baselines.bio import Floats
 from eval.baselines.closed import Target, answers, targets
 from eval.baselines.encoder import encoder_folder
-from eval.baselines.recipe import Recipe, divided
+from eval.baselines.recipe import Recipe, divided, dropouts
 from eval.baselines.spans import record, schema_for
 from eval.baselines.training import Row, device, extraction_f1, fit, outputs, row
 from eval.baselines.windows import Window, offer_windows
@@ -54,7 +54,7 @@ class Classification:
         source = encoder_folder(encoder)
         torch.manual_seed(recipe.seed)
         model = AutoModelForSequenceClassification.from_pretrained(
-            source, num_labels=sum(t.width for t in heads), hidden_dropout_prob=recipe.dropout
+            source, num_labels=sum(t.width for t in heads), **dropouts(recipe)
         )
         self = cls(model, AutoTokenizer.from_pretrained(source), schemas, heads)
         learned, held_out = divided(training, recipe.held_out, recipe.seed)

@@ -1,8 +1,7 @@
 """What all baselines share: the spans of gold values in an offer's text, and records made of spans."""
 
-import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -24,10 +23,14 @@ class Span:
 def occurrences(value: str, text: str) -> list[tuple[int, int]]:
     """Where `value` stands in `text` as whole words: a letter or digit is not torn from its neighbours. Han characters have
     no such borders."""
-    if not value:
-        return []
-    found = [(m.start(), m.end()) for m in re.finditer(re.escape(value), text)]
-    return [(b, e) for b, e in found if not (_joined(text, b) or _joined(text, e))]
+    return [(b, e) for b, e in _places(value, text) if not (_joined(text, b) or _joined(text, e))]
+
+
+def _places(value: str, text: str) -> Iterator[tuple[int, int]]:
+    begin = text.find(value) if value else -1
+    while begin >= 0:
+        yield begin, begin + len(value)
+        begin = text.find(value, begin + len(value))
 
 
 def _joined(text: str, position: int) -> bool:
@@ -48,8 +51,7 @@ def value_spans(attribute: str, value: str, offer: ProductOffer) -> list[Span]:
 def _beginnings(value: str, text: str) -> list[tuple[int, int]]:
     if len(value) < 3:  # "O" stands in every title
         return []
-    found = [(m.start(), m.end()) for m in re.finditer(re.escape(value), text)]
-    return [(b, e) for b, e in found if not _joined(text, b)]
+    return [(b, e) for b, e in _places(value, text) if not _joined(text, b)]
 
 
 def gold_spans(offer: LabelledOffer, counts: Mapping[str, int] | None = None) -> list[Span]:

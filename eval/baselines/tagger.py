@@ -10,7 +10,7 @@ from transformers import AutoModelForTokenClassification, AutoTokenizer
 from eval.baselines import folder
 from eval.baselines.bio import Trims
 from eval.baselines.encoder import encoder_folder
-from eval.baselines.recipe import Recipe
+from eval.baselines.recipe import Recipe, dropouts
 from eval.baselines.training import device
 from extractor.schema import AttributeSchema
 
@@ -34,7 +34,7 @@ class Tagger:
             num_labels=len(labels),
             id2label=dict(enumerate(labels)),
             label2id={label: i for i, label in enumerate(labels)},
-            hidden_dropout_prob=recipe.dropout,
+            **dropouts(recipe),
         )
         return cls(model, AutoTokenizer.from_pretrained(source), schemas, {})
 

@@ -48,7 +48,7 @@ def fit(
     score is kept. Without held-out rows, all epochs are trained."""
     freeze(model, recipe.layers)
     stopping = bool(held_out)
-    trainer = Trainer(
+    trainer = _InOrder(
         model=model,
         args=TrainingArguments(
             output_dir=str(out),
@@ -59,6 +59,7 @@ def fit(
             weight_decay=recipe.weight_decay,
             warmup_steps=math.ceil(recipe.warmup * recipe.epochs * len(rows) / recipe.batch),
             lr_scheduler_type="linear",
+            train_sampling_strategy="group_by_length",  # less padding: half the time on offers with descriptions
             eval_strategy="epoch" if stopping else "no",
             save_strategy="epoch" if stopping else "no",
             save_total_limit=1,
@@ -83,6 +84,13 @@ def fit(
     trainer.train()
     for checkpoint in out.glob("checkpoint-*"):
         shutil.rmtree(checkpoint)
+
+
+class _InOrder(Trainer):
+    """Batches of like lengths are for training: grouped, predictions would come in another order than the held-out rows."""
+
+    def _get_eval_sampler(self, eval_dataset: Any) -> Any:
+        return torch.utils.data.SequentialSampler(eval_dataset)
 
 
 class _Epochs(TrainerCallback):
