@@ -18,6 +18,7 @@ from extractor.options import (
     Engine,
     Grounding,
     K,
+    Known,
     Model,
     Order,
     Template,
@@ -90,6 +91,7 @@ def run(
     k: K = None,
     choice: Choice = None,
     order: Order = None,
+    known: Known = None,
     grounding: Grounding = None,
     calibration: Calibration = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first offers.")] = None,
@@ -116,6 +118,7 @@ def run(
         k=k,
         choice=choice,
         order=order,
+        known=known,
         grounding=grounding,
         calibration=calibration,
     )

@@ -95,6 +95,7 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
         "k": settings.k if demonstrations else 0,
         "choice": settings.choice if demonstrations else None,
         "order": settings.order if demonstrations and settings.choice == "similar" else None,
+        "known": settings.known if demonstrations else None,
         "code": code_hash(),
         "packages": {p: v for p in PACKAGES if (v := _version(p))},
     }

@@ -19,6 +19,7 @@ from extractor.demonstrations import DemonstrationPool
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key
+from extractor.vocabulary import Vocabulary
 
 
 @dataclass(frozen=True)
@@ -164,6 +165,7 @@ def differing(
     group = {key: i for i, key in enumerate(arms[0].cells.groups)}
     schemas = {category_key(s.category): s for s in dataset.schemas}
     pool = DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order)
+    known = Vocabulary(dataset.schemas, demonstrations if settings.known else ()).known
     out = []
     for i, offer in enumerate(dataset.offers):
         rows, balance = [], 0
@@ -187,7 +189,7 @@ def differing(
         if any(r["differs"] for r in rows) or len(set(failures)) > 1:
             schema: AttributeSchema = schemas.get(category_key(offer.category)) or dataset.schemas[0]
             shown = pool.choose(offer, schema)
-            prompts = [load_template(a.given).render(schema, offer, shown) for a in arms]
+            prompts = [load_template(a.given).render(schema, offer, shown, known) for a in arms]
             out.append({"offer": offer, "rows": rows, "failures": failures, "prompts": prompts, "balance": balance})
     return sorted(out, key=lambda row: row["balance"])
 

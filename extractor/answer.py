@@ -8,7 +8,7 @@ its order; `null` where the offer has no value; a list where an attribute takes 
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from json.encoder import encode_basestring
 from typing import Any
@@ -47,6 +47,15 @@ def write_answer(schema: AttributeSchema, values: dict[str, list[str]]) -> str:
             text = items[0]
         parts.append(json_string(attribute.name) + KEY_SEPARATOR + text)
     return "{" + ITEM_SEPARATOR.join(parts) + "}"
+
+
+def write_known(values: Mapping[str, Sequence[str]]) -> str:
+    """Known values in the form of an answer, so that a model that believes one copies it as it stands."""
+    lists = (
+        json_string(name) + KEY_SEPARATOR + "[" + ITEM_SEPARATOR.join(map(json_string, found)) + "]"
+        for name, found in values.items()
+    )
+    return "{" + ITEM_SEPARATOR.join(lists) + "}"
 
 
 def _literal(attribute: Attribute, value: str) -> str:

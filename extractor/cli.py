@@ -35,6 +35,7 @@ from extractor.options import (
     Engine,
     Grounding,
     K,
+    Known,
     Model,
     Order,
     Template,
@@ -83,6 +84,7 @@ def extract(
     k: K = None,
     choice: Choice = None,
     order: Order = None,
+    known: Known = None,
     template: Template = None,
     grounding: Grounding = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
@@ -113,6 +115,7 @@ def extract(
         k=k,
         choice=choice,
         order=order,
+        known=known,
     )
     schemas = _schemas(schema, attributes)
     reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))

@@ -21,6 +21,7 @@ from extractor.extract import Extractor
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
+from extractor.vocabulary import Vocabulary
 
 LOCAL = ("vllm", "huggingface")  # engines that load a model into this process
 
@@ -39,6 +40,7 @@ class Settings(BaseSettings):
     k: int = Field(default=5, ge=0)
     choice: Choice = "similar"
     order: Order = "last"
+    known: bool = True
     truncate: bool = False
     calibration: str | None = None
     chunk: int = Field(default=512, ge=1)
@@ -124,6 +126,7 @@ def make_extractor(
         schemas,
         settings.template,
         demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order),
+        vocabulary=Vocabulary(schemas, demonstrations if settings.known else ()),
         grounding=settings.grounding,
         truncate=settings.truncate,
         calibration=find_calibration(settings),

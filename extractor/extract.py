@@ -19,6 +19,7 @@ from extractor.normalize import resolve
 from extractor.prompts import Template, load_template, neutralize
 from extractor.records import Extraction, Failure, FailureDetail, FailureReason, ProductOffer, Provenance, Usage
 from extractor.schema import AttributeSchema, category_key
+from extractor.vocabulary import Vocabulary
 
 TOKENS_PER_VALUE = 40  # room for one answered value; a schema's answer gets this for each of its values, and its keys
 
@@ -39,7 +40,8 @@ class _Task:
 class Extractor:
     """Extracts attribute records from product offers.
 
-    `schemas`: one serves every offer; several serve each the offers of its category. `grounding` "strict" lets text
+    `schemas`: one serves every offer; several serve each the offers of its category. `vocabulary`: known values that prompts
+    show; by default those of the schemas. `grounding` "strict" lets text
     attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
     a word, description first, and says so in its record; otherwise it is a Failure. `calibration` is applied to every
     confidence; that of another model than the engine's is refused (InputError).
@@ -52,6 +54,7 @@ class Extractor:
         template: str | Template = "extract",
         *,
         demonstrations: DemonstrationPool | None = None,
+        vocabulary: Vocabulary | None = None,
         grounding: Grounding = "strict",
         truncate: bool = False,
         calibration: Calibration | None = None,
@@ -62,6 +65,7 @@ class Extractor:
             raise InputError("no schema given")
         self.template = load_template(template) if isinstance(template, str) else template
         self.demonstrations = demonstrations or DemonstrationPool([])
+        self.vocabulary = vocabulary or Vocabulary(self.schemas)
         self.grounding: Grounding = grounding
         self.truncate = truncate
         self.calibration = calibration
@@ -112,7 +116,7 @@ class Extractor:
     ) -> _Task:
         shown = {field: neutralize(text) for field, text in offer.texts().items()}
         request = GenerationRequest(
-            self.template.render(schema, offer, self.demonstrations.choose(offer, schema)),
+            self.template.render(schema, offer, self.demonstrations.choose(offer, schema), self.vocabulary.known),
             build_constraint(schema, shown, self.grounding),
             max_tokens=answer_bound(schema),
         )

@@ -19,7 +19,7 @@ def find_span(value: str, texts: dict[str, str], *, ignore_case: bool = False) -
         text = texts.get(field, "")
         for begin, end in _occurrences(value, text, ignore_case):
             evidence = Evidence.model_construct(field=field, begin=begin, end=end)
-            if _whole(text, begin, end):
+            if whole(text, begin, end):
                 return evidence
             first = first or evidence
     return first
@@ -40,7 +40,8 @@ def _pattern(value: str) -> re.Pattern[str]:
     return re.compile(re.escape(value), re.IGNORECASE)
 
 
-def _whole(text: str, begin: int, end: int) -> bool:
+def whole(text: str, begin: int, end: int) -> bool:
+    """Whether the span breaks no word and no number."""
     return not _joined(text, begin) and not _joined(text, end)
 
 

@@ -14,6 +14,7 @@ from extractor.lint import Finding, fault, unrendered
 from extractor.prompts import Message, Template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema, category_key
+from extractor.vocabulary import Vocabulary
 
 Row = TypeVar("Row")
 
@@ -104,12 +105,12 @@ def _prompts(template: Template, given: Inputs) -> Iterator[tuple[str, Attribute
     """A prompt for each offer that has a schema, and one for each schema that no offer has, with its k longest
     demonstrations."""
     shown = [d for _, d in given.demonstrations]
-    pool = DemonstrationPool(shown, given.k)
+    pool, known = DemonstrationPool(shown, given.k), Vocabulary(given.schemas, shown).known
     used = set()
     for where, offer in given.offers:
         if schema := given.schema_for(offer):
             used.add(schema)
-            yield where, schema, template.render(schema, offer, pool.choose(offer, schema))
+            yield where, schema, template.render(schema, offer, pool.choose(offer, schema), known)
     for schema in given.schemas:
         if schema not in used:
             own = [d for d in shown if given.schema_for(d) is schema]

@@ -16,6 +16,10 @@ Demonstrations = Annotated[Path | None, typer.Option(help="Labelled offers for f
 K = Annotated[int | None, typer.Option(min=0, help="Demonstrations in a prompt. (default: 5)")]
 Choice = Annotated[str | None, typer.Option(help="How they are chosen: similar, fixed, random.")]
 Order = Annotated[str | None, typer.Option(help="Where the most similar one stands: last, first.")]
+Known = Annotated[
+    bool | None,
+    typer.Option("--known/--no-known", help="Show the demonstrations' values that stand in an offer. (default: yes)"),
+]
 Grounding = Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")]
 Calibration = Annotated[
     str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")

@@ -6,9 +6,10 @@ A template is a Jinja file. It writes messages by calling `message(role)`:
     {% call message("user") %}<title>{{ offer.title }}</title>{% endcall %}
 
 so that roles are out of reach of any text. It may use: `category`, `description` (of the category), `attributes` (name,
-description, examples, type, values, unit, multiple), `demonstrations` (title, description, answer) and `offer` (title,
-description); `attributes | without("description", "examples")` leaves these fields of the attributes empty. Seller text
-arrives neutralized (see `neutralize`).
+description, examples, type, values, unit, multiple), `demonstrations` (title, description, known, answer) and `offer` (title,
+description, known); `attributes | without("description", "examples")` leaves these fields of the attributes empty. `known`
+are the known values in the text, in the form of an answer ('{"Brand": ["Karu"]}'), or empty. Seller text arrives neutralized (see
+`neutralize`).
 
 A folder of templates is <name>/<version>.jinja and released.yaml, which holds the hash of each version that was released:
 `extractor.lint` finds one that was edited since.
@@ -16,7 +17,7 @@ A folder of templates is <name>/<version>.jinja and released.yaml, which holds t
 
 import hashlib
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,7 +27,7 @@ import jinja2
 import jinja2.sandbox
 import yaml
 
-from extractor.answer import write_answer
+from extractor.answer import write_answer, write_known
 from extractor.errors import TemplateError
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import Attribute, AttributeSchema
@@ -40,6 +41,9 @@ RELEASED = "released.yaml"
 # `<` where a tag or a special token could begin (<|im_end|>, </title>, <s>, <｜User｜>, <<SYS>>), and `[` of [INST] and its kin.
 _MARKER = re.compile(r"<(?=[|/!?<a-zA-Z\uff5c])|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z]+)\])")
 _HARMLESS = {"<": "\u2039", "[": "\u2045"}
+
+
+Known = Callable[[AttributeSchema, ProductOffer], Mapping[str, Sequence[str]]]  # attribute -> values
 
 
 class Message(TypedDict):
@@ -59,6 +63,7 @@ def neutralize(text: str) -> str:
 class _ShownOffer:
     title: str
     description: str | None
+    known: str = ""
     answer: str = ""
 
 
@@ -73,9 +78,14 @@ class Template:
     _render: Callable[..., str]
 
     def render(
-        self, schema: AttributeSchema, offer: ProductOffer, demonstrations: Sequence[LabelledOffer] = ()
+        self,
+        schema: AttributeSchema,
+        offer: ProductOffer,
+        demonstrations: Sequence[LabelledOffer] = (),
+        known: Known = lambda schema, offer: {},
     ) -> list[Message]:
-        """Chat messages for one offer. Raises TemplateError with the line of an undefined variable."""
+        """Chat messages for one offer. `known` gives the known values in an offer's text, as `Vocabulary.known` does. Raises
+        TemplateError with the line of an undefined variable."""
         messages: list[Message] = []
 
         def message(role: str, caller: Callable[[], str]) -> str:
@@ -91,8 +101,8 @@ class Template:
                 category=neutralize(" ".join(category.split())[:100]),
                 description=schema.description,
                 attributes=schema.attributes,
-                demonstrations=[_shown(d, schema) for d in demonstrations],
-                offer=_shown(offer),
+                demonstrations=[_shown(d, schema, known) for d in demonstrations],
+                offer=_shown(offer, schema, known),
                 message=message,
             )
         except jinja2.TemplateError as error:
@@ -102,12 +112,15 @@ class Template:
         return messages
 
 
-def _shown(offer: ProductOffer, schema: AttributeSchema | None = None) -> _ShownOffer:
+def _shown(offer: ProductOffer, schema: AttributeSchema, known: Known) -> _ShownOffer:
     description = neutralize(offer.description) if offer.description else None
-    answer = ""
-    if schema and isinstance(offer, LabelledOffer):
-        answer = write_answer(schema, {k: [neutralize(v) for v in vs] for k, vs in offer.attributes.items()})
-    return _ShownOffer(neutralize(offer.title), description, answer)
+    answer = write_answer(schema, _neutralized(offer.attributes)) if isinstance(offer, LabelledOffer) else ""
+    found = known(schema, offer)
+    return _ShownOffer(neutralize(offer.title), description, write_known(_neutralized(found)) if found else "", answer)
+
+
+def _neutralized(values: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    return {name: [neutralize(v) for v in found] for name, found in values.items()}
 
 
 def _line(error: jinja2.TemplateError, path: Path) -> str:
@@ -126,7 +139,7 @@ class _Environment(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """The sandbox, with a short way for the fields that every template reads: its checks took 4/5 of a rendering."""
 
     _plain = {(Attribute, name) for name in Attribute.model_fields} | {
-        (_ShownOffer, name) for name in ("title", "description", "answer")
+        (_ShownOffer, name) for name in ("title", "description", "known", "answer")
     }
 
     def getattr(self, obj: object, attribute: str) -> object:

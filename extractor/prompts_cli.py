@@ -12,6 +12,7 @@ from extractor.io import read_labelled
 from extractor.prompts import PROMPTS, TEMPLATES, list_templates, load_template, release
 from extractor.records import ProductOffer
 from extractor.schema import load_schema, load_schemas
+from extractor.vocabulary import Vocabulary
 
 app = typer.Typer(no_args_is_help=True, help="List, show, render, lint, release, compare and tune prompt templates.")
 
@@ -45,8 +46,9 @@ def prompts_render(
     """Print the messages that a template makes of an offer."""
     chosen = load_schema(schema)
     offer = ProductOffer(id="render", title=title, description=description, category=chosen.category)
-    pool = DemonstrationPool(read_labelled(demonstrations) if demonstrations else [], k)
-    for message in load_template(template).render(chosen, offer, pool.choose(offer, chosen)):
+    labelled = read_labelled(demonstrations) if demonstrations else []
+    shown, known = DemonstrationPool(labelled, k).choose(offer, chosen), Vocabulary([chosen], labelled).known
+    for message in load_template(template).render(chosen, offer, shown, known):
         print(f"--- {message['role']}\n{message['content']}")
 
 

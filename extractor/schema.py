@@ -16,7 +16,8 @@ AttributeType = Literal["text", "enum", "number", "boolean"]
 
 
 class Attribute(BaseModel):
-    """One attribute. `values` is the closed vocabulary of an enum, `unit` the unit in which a number is wanted."""
+    """One attribute. `values` is the closed vocabulary of an enum, `unit` the unit in which a number is wanted; `vocabulary` are
+    known values of a text: in YAML a list, or the name of a file beside it with one value a line."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -27,8 +28,9 @@ class Attribute(BaseModel):
     values: tuple[str, ...] = ()
     unit: str | None = None
     multiple: bool = False
+    vocabulary: tuple[str, ...] = ()
 
-    @field_validator("examples", "values", mode="before")
+    @field_validator("examples", "values", "vocabulary", mode="before")
     @classmethod
     def _scalars_to_text(cls, items: Any) -> Any:
         # YAML reads `examples: [42, 7.5]` as numbers; merchandisers mean the text.
@@ -42,6 +44,8 @@ class Attribute(BaseModel):
             raise ValueError("type enum needs `values`, the list of allowed values")
         if self.type != "enum" and self.values:
             raise ValueError(f"`values` belongs to type enum, not {self.type}")
+        if self.vocabulary and self.type != "text":
+            raise ValueError(f"`vocabulary` belongs to type text, not {self.type}")
         if self.unit and self.type != "number":
             raise ValueError(f"`unit` belongs to type number, not {self.type}")
         if self.type == "boolean" and self.multiple:
@@ -111,6 +115,7 @@ def load_schema(path: Path) -> AttributeSchema:
         raise SchemaError(f"{path}:1: expected keys `category` and `attributes`")
     _refuse_repeated_keys(path, node)
     data = yaml.SafeLoader("").construct_document(node)
+    _read_vocabularies(path, data)
     try:
         return AttributeSchema.model_validate(data)
     except ValidationError as error:
@@ -119,6 +124,19 @@ def load_schema(path: Path) -> AttributeSchema:
         raise SchemaError(
             f"{path}:{_line_of(node, problem['loc'])}: {where + ': ' if where else ''}{_reason(problem)}"
         ) from error
+
+
+def _read_vocabularies(path: Path, data: Any) -> None:
+    """Put the lines of each vocabulary file in the place of its name."""
+    attributes = data.get("attributes")
+    for row in attributes if isinstance(attributes, list) else ():
+        if isinstance(row, dict) and isinstance(name := row.get("vocabulary"), str):
+            try:
+                lines = (path.parent / name).read_text(encoding="utf-8").splitlines()
+            except (OSError, UnicodeDecodeError) as error:
+                why = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+                raise SchemaError(f"{path}: vocabulary {name} of {row.get('name')!r} cannot be read: {why}") from error
+            row["vocabulary"] = [line.strip() for line in lines if line.strip()]
 
 
 def load_schemas(path: Path) -> list[AttributeSchema]:

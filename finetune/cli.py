@@ -18,9 +18,20 @@ def corpus(n: Annotated[int, typer.Option(help="Number of offers.")] = 5, seed: 
         print(json.dumps(item.offers[0].model_dump(), ensure_ascii=False))
 
 
-@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True}, add_help_option=False)
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # torch is loaded only by what needs it
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
+def start(context: typer.Context) -> None:
+    """Write the base model's tokenizer and first weights (`--help` lists the options)."""
+    from finetune.start import start as command
+
+    typer.main.get_command(_single(command))(context.args, prog_name="finetune start")
+
+
+@app.command(context_settings=PASSED_ON, add_help_option=False)
 def pretrain(context: typer.Context) -> None:
-    """Train the base model from scratch (`--help` lists the options)."""
+    """Train the base model (`--help` lists the options)."""
     from finetune.pretrain import pretrain as command
 
     typer.main.get_command(_single(command))(context.args, prog_name="finetune pretrain")

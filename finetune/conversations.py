@@ -36,7 +36,8 @@ def conversation(item: Episode, template: Template) -> list[Message]:
     *demonstrations, last = item.offers
     values = {k: [neutralize(v) for v in vs] for k, vs in last.attributes.items()}
     answer: Message = {"role": "assistant", "content": write_answer(item.schema, values)}
-    return [*template.render(item.schema, last, demonstrations), answer]
+    known = {o.id: item.known.get(o.id, {}) for o in item.offers}
+    return [*template.render(item.schema, last, demonstrations, lambda _, offer: known[offer.id]), answer]
 
 
 def encode(messages: list[Message], tokenizer: Any) -> Example:
@@ -72,11 +73,11 @@ def _decided(answer: str) -> set[int]:
 
 
 def synthetic_conversations(seed: int) -> Iterator[list[Message]]:
-    """Conversations without end, with 0 to 6 demonstrations, in the shipped templates."""
+    """Conversations without end, with 0 to 10 demonstrations, in the shipped templates."""
     rng = Random(seed)
     templates = {"en": load_template("extract"), "zh": load_template("extract-zh")}
     while True:
-        item = episode(rng, rng.choice((1, 1, 1, 2, 2, 3, 4, 5, 7)))
+        item = episode(rng, rng.choice((1, 1, 1, 1, 2, 2, 3, 4, 6, 8, 11)))
         language = item.language if rng.random() < 0.8 else "en"
         yield conversation(item, templates[language])
 

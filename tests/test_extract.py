@@ -12,7 +12,7 @@ from extractor.engines.base import Generation, overflow
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import DemonstrationError, EngineUnavailable, InputError
 from extractor.extract import cut_at_word
-from extractor.prompts import PROMPTS
+from extractor.prompts import PROMPTS, load_template
 
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"])
 
@@ -144,5 +144,9 @@ def test_provenance_says_what_made_a_record(samples):
     record = Extractor(ScriptedEngine(), load_schemas(PROMPTS / "schemas")).extract(samples[:1])[0]
     assert isinstance(record, Extraction)
     made = record.to_dict()["provenance"]
-    assert (made["model"], made["engine"], made["template"]) == ("scripted@1", "scripted", "extract@1")
+    assert (made["model"], made["engine"], made["template"]) == (
+        "scripted@1",
+        "scripted",
+        load_template("extract").reference,
+    )
     assert len(made["template_sha256"]) == 64 and made["schema"].startswith("shoes@")

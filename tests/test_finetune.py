@@ -124,7 +124,7 @@ def test_planted_induction_heads_copy_before_any_training():
     torch = pytest.importorskip("torch")
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from finetune.pretrain import ROPE_THETA, plant_induction_heads
+    from finetune.start import ROPE_THETA, plant_induction_heads
 
     torch.manual_seed(0)
     rope = {"rope_type": "default", "rope_theta": ROPE_THETA}

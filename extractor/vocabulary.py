@@ -1,0 +1,76 @@
+"""Known values as memory: those that stand in an offer's text go into its prompt, beside their attribute.
+
+They come from a schema's `vocabulary` and from labelled offers. A model learns, or is told, when to believe them: a known value
+is often right and sometimes the word of another attribute.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+
+from ahocorasick_rs import AhoCorasick
+
+from extractor.grounding import whole
+from extractor.records import LabelledOffer, ProductOffer
+from extractor.schema import AttributeSchema, category_key
+
+MOST = 4  # known values of one attribute that a prompt shows
+
+
+class Vocabulary:
+    """Known values of the attributes of each category, matched without case as whole words.
+
+    A labelled offer's own values are no knowledge about that offer: they are left out, unless another offer or the schema has
+    them too, so that no offer is answered, and no demonstration shown, by its own labels.
+    """
+
+    def __init__(self, schemas: Iterable[AttributeSchema] = (), labelled: Iterable[LabelledOffer] = ()) -> None:
+        self._values: dict[str, dict[str, Counter[str]]] = {}  # category -> lower-case value -> attribute -> its uses
+        self._own: dict[str, Mapping[str, list[str]]] = {}  # id and title of a labelled offer -> its labels
+        for schema in schemas:
+            for attribute in schema.attributes:
+                self._enter(category_key(schema.category), attribute.name, attribute.vocabulary)
+        for offer in labelled:
+            self._own[offer.id] = self._own[offer.title] = offer.attributes
+            for name, values in offer.attributes.items():
+                self._enter(category_key(offer.category), name, values)
+        self._matchers = {
+            category: (list(values), AhoCorasick(list(values))) for category, values in self._values.items()
+        }
+
+    def __bool__(self) -> bool:
+        return bool(self._matchers)
+
+    def _enter(self, category: str, attribute: str, values: Iterable[str]) -> None:
+        for value in {lowered(v.strip()) for v in values} - {""}:
+            self._values.setdefault(category, {}).setdefault(value, Counter())[attribute] += 1
+
+    def known(self, schema: AttributeSchema, offer: ProductOffer) -> dict[str, list[str]]:
+        """Attribute -> its known values in the offer, as its text writes them: the longest first, none within another."""
+        labels = self._own.get(offer.id) or self._own.get(offer.title) or {}
+        own = Counter((name, lowered(v.strip())) for name, vs in labels.items() for v in set(vs))
+        found: dict[str, list[str]] = {}
+        categories = {
+            category_key(schema.category or offer.category),
+            "",
+        }  # what is known without a category serves all
+        for text in offer.texts().values():
+            spans = {span for category in categories for span in self._spans(category, text)}
+            for begin, end, name, uses in sorted(spans, key=lambda s: (s[0] - s[1], s)):
+                value = lowered(text[begin:end])
+                if uses > own[name, value] and not any(value in lowered(v) for v in found.get(name, ())):
+                    found.setdefault(name, []).append(text[begin:end])
+        return {a.name: found[a.name][:MOST] for a in schema.attributes if a.name in found}
+
+    def _spans(self, category: str, text: str) -> Iterator[tuple[int, int, str, int]]:
+        """Begin and end, attribute, and how often the value was entered."""
+        if category in self._matchers:
+            values, matcher = self._matchers[category]
+            for i, begin, end in matcher.find_matches_as_indexes(lowered(text), overlapping=True):
+                if whole(text, begin, end):
+                    yield from ((begin, end, name, n) for name, n in self._values[category][values[i]].items())
+
+
+def lowered(text: str) -> str:
+    """Lower case, code point for code point: offsets into it are offsets into the text."""
+    lower = text.lower()
+    return lower if len(lower) == len(text) else "".join(c if len(c.lower()) > 1 else c.lower() for c in text)
