@@ -65,9 +65,16 @@ class _OfferBuilder:
         self.lexicon, self.distractors = lexicon, distractors
         self.case = rng.choices(("as is", "title", "lower", "upper"), (60, 27, 8, 5))[0]
         self.gold: dict[str, list[str]] = {}
+        self.said: dict[str, str] = {}  # how the offer writes the value of an attribute
 
     def value(self, slot: Slot) -> str:
-        """Draw a value of the slot, enter it into gold, and return how the seller writes it."""
+        """Draw a value of the slot, enter it into gold, and return how the seller writes it: once and for all."""
+        name = slot.attribute.name
+        if name not in self.said:
+            self.said[name] = self._value(slot)
+        return self.said[name]
+
+    def _value(self, slot: Slot) -> str:
         rng = self.rng
         if slot.attribute.type == "number":
             text = draw(rng, slot.values)  # as it is: a slip in a number would be another number
@@ -99,7 +106,7 @@ class _OfferBuilder:
         rng = self.rng
         kind = rng.random()
         if kind < 0.2 and self.category.language == "en":
-            return draw(rng, tuple(self.shared["generic_noise"]))
+            return draw(rng, self.shared["generic_noise"])
         return _cased(rng, self.case, rng.choice(self.category.noise))
 
     def build(self, identity: str) -> LabelledOffer:
@@ -107,7 +114,8 @@ class _OfferBuilder:
         filled = [s for s in self.slots if rng.random() < s.present]
         with_description = rng.random() < (0.15 if zh else 0.3)
         in_title = [s for s in filled if not with_description or rng.random() < 0.65]
-        in_description = [s for s in filled if s not in in_title]
+        repeated = rng.choice((0.0, 0.0, 0.3, 0.6))
+        in_description = [s for s in filled if s not in in_title or rng.random() < repeated]
         segments = [(self.segment(s), s.source) for s in in_title]
         if not any(s.source == "Product Type" for s in filled):
             segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
@@ -148,23 +156,26 @@ class _OfferBuilder:
             parts += [joint, text]
         title = "".join(parts)
         if rng.random() < 0.06:
-            title += rng.choice((" ", " | ", " - ")) + draw(rng, tuple(self.shared["shops"]))
+            title += rng.choice((" ", " | ", " - ")) + draw(rng, self.shared["shops"])
         if rng.random() < 0.02:
             title = rng.choice(("🔥", "✅", "⭐", "🎁", "‼️", "💯")) + rng.choice((" ", "")) + title
         return title
 
     def description(self, slots: list[Slot]) -> str:
         rng, zh = self.rng, self.category.language == "zh"
-        sentences = []
-        for slot in slots:
-            phrase = rng.choice(self.shared["zh_description_phrases" if zh else "description_phrases"])
-            sentences.append(phrase.replace("{name}", slot.attribute.name).replace("{}", self.value(slot)))
-        filler = tuple(self.shared["zh_sentences" if zh else "sentences"])
-        sentences += [draw(rng, filler) for _ in range(rng.choice((0, 1, 1, 2, 2, 3, 5)))]
+        phrases = self.shared["zh_description_phrases" if zh else "description_phrases"]
+        if rng.random() < 0.2:  # a table of specifications
+            phrases = [rng.choice(("{name}: {}", "{name} : {}", "{name} - {}", "{name}：{}" if zh else "- {name}: {}"))]
+        sentences = [
+            rng.choice(phrases).replace("{name}", s.attribute.name).replace("{}", self.value(s)) for s in slots
+        ]
+        filler = self.shared["zh_sentences" if zh else "sentences"]
+        length = rng.choice((0, 1, 1, 2, 2, 3, 5, 5, 12, 25))
+        sentences += [draw(rng, filler) if rng.random() < 0.6 else self.noise() for _ in range(length)]
         rng.shuffle(sentences)
         if rng.random() < 0.1:  # sellers repeat themselves; an answer must not
             sentences *= rng.randint(2, 4)
-        return ("" if zh else rng.choice((" ", " ", "\n", "<br>"))).join(sentences) or draw(rng, filler)
+        return ("" if zh else rng.choice((" ", " ", "\n", "<br>", " | ", ", "))).join(sentences) or draw(rng, filler)
 
 
 def episode(rng: Random, n_offers: int, lexicon: Lexicon | None = None) -> Episode:

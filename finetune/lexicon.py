@@ -1,7 +1,7 @@
 """The words of the synthetic corpus, and how a value is drawn from them. Patterns are explained in lexicons/shared.yaml."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -133,7 +133,7 @@ def _brand(rng: Random, shared: dict[str, Any]) -> str:
     return brand.upper() if rng.random() < 0.08 else brand
 
 
-def draw(rng: Random, values: tuple[str, ...]) -> str:
+def draw(rng: Random, values: Sequence[str]) -> str:
     parts = _pattern(values[int(rng.random() * len(values))])
     return "".join(p if isinstance(p, str) else p(rng) for p in parts)
 

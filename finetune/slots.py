@@ -13,7 +13,7 @@ from finetune.lexicon import Category, Lexicon, coined_word, draw, named
 _MEASURE = re.compile(r"[^{}\d]*\{\d+-\d+(?:/\d+)?\}(?:\.\{\d[^{}|]*\})?[ -]?(?P<unit>[A-Za-z]{0,6})(?: [A-Za-z]+)?\W?")
 
 
-@dataclass
+@dataclass(eq=False)
 class Slot:
     """One attribute of an episode: how the schema asks for it and how offers fill it."""
 
