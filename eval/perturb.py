@@ -262,7 +262,7 @@ def injected(offer: LabelledOffer, rng: Random, kind: str) -> LabelledOffer:
     return _appended(offer, text.replace("{answer}", answer).replace("{value}", value))
 
 
-INJECTIONS = ("injected-order", "injected-chat", "injected-tag", "injected-json")
+INJECTIONS = ("injected-nothing", "injected-order", "injected-chat", "injected-tag", "injected-json")
 PERTURBATIONS: dict[str, Perturbation] = {
     "typos": typos,
     "typos-in-values": typos_in_values,

@@ -124,7 +124,7 @@ def test_the_command(write, tmp_path):
     command += ["--perturbations", "upper, boilerplate,injected-tag", "--html", str(page), "--json", str(out)]
     done = run_cli(*command)
     assert done.returncode == 0, done.stderr
-    assert "30 offers, drawn and perturbed by seed 0; scripted base, extract@1." in done.stdout
+    assert "30 offers, drawn and perturbed by seed 0; scripted base, extract@2." in done.stdout
     assert re.search(r"boilerplate +100 % +0\.0 +0\.0 to 0\.0 +-100\.0 +-100\.0 to -100\.0 +0\.002", done.stdout)
     found = json.loads(out.read_text())
     assert [r["perturbation"] for r in found["perturbations"]][:2] == ["clean", "boilerplate"]

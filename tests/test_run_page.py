@@ -50,7 +50,7 @@ def test_the_page_has_every_part(made):
         *("By attribute", "Worst attributes"),
     ]
     assert text.count("<svg") == 2 and "Expected calibration error 0.250" in text
-    assert "model scripted@1, engine scripted, template extract@1" in text and "money for 1,000 offers" in text
+    assert "model scripted@1, engine scripted, template extract@2" in text and "money for 1,000 offers" in text
     assert "<script" not in text and "http://" not in text.replace("http://www.w3.org", "")
 
 
@@ -100,7 +100,7 @@ def test_calibration_from_the_run_to_the_record(labels, made, tmp_path):
         "values": 200,
         "model": "scripted@1",
         "adapter": None,
-        "template": "extract@1",
+        "template": "extract@2",
         "demonstrations": 0,
     }
     command = ("--data", str(labels), "--engine", "scripted")
