@@ -1,8 +1,8 @@
 """Train the base model on the synthetic corpus.
 
-python -m finetune start --out runs/start
-python -m finetune pretrain --start runs/start --out runs/base            # results so far: finetune/LOG.md
-python -m finetune pretrain --start runs/start --out runs/try --steps 50  # a try
+    python -m finetune start --out runs/start
+    python -m finetune pretrain --start runs/start --out runs/base            # results so far: finetune/LOG.md
+    python -m finetune pretrain --start runs/start --out runs/try --steps 50  # a try
 """
 
 import json
@@ -61,11 +61,12 @@ class Rows(IterableDataset[dict[str, list[int]]]):
 
 def optimizer(model: Any, learning_rate: float) -> torch.optim.Optimizer:
     """AdamW; embeddings move slowly and do not decay, so that words that the corpus lacks keep their place among the others."""
-    slow = list(model.get_input_embeddings().parameters())
-    rest = [p for p in model.parameters() if p is not slow[0]]
+    embedding = model.get_input_embeddings().weight
+    rest = [p for p in model.parameters() if p is not embedding]
     groups = [
-        {"params": rest, "lr": learning_rate, "weight_decay": 0.1},
-        {"params": slow, "lr": SLOW * learning_rate, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": 0.1},
+        {"params": [p for p in rest if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0},
+        {"params": [embedding], "lr": SLOW * learning_rate, "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
 
