@@ -1,8 +1,10 @@
 """Train the base model on the synthetic corpus.
 
     python -m finetune start --out runs/start
-    python -m finetune pretrain --start runs/start --out runs/base            # results so far: finetune/LOG.md
-    python -m finetune pretrain --start runs/start --out runs/try --steps 50  # a try
+    python -m finetune pretrain --start runs/start --out runs/base
+    python -m finetune pretrain --start runs/start --out runs/try --steps 50
+
+Results so far: finetune/LOG.md.
 """
 
 import json
