@@ -51,11 +51,7 @@ def write_answer(schema: AttributeSchema, values: dict[str, list[str]]) -> str:
 
 def write_known(values: Mapping[str, Sequence[str]]) -> str:
     """Known values in the form of an answer, so that a model that believes one copies it as it stands."""
-    lists = (
-        json_string(name) + KEY_SEPARATOR + "[" + ITEM_SEPARATOR.join(map(json_string, found)) + "]"
-        for name, found in values.items()
-    )
-    return "{" + ITEM_SEPARATOR.join(lists) + "}"
+    return json.dumps(values, ensure_ascii=False, separators=(ITEM_SEPARATOR, KEY_SEPARATOR))
 
 
 def _literal(attribute: Attribute, value: str) -> str:

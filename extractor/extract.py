@@ -65,7 +65,7 @@ class Extractor:
             raise InputError("no schema given")
         self.template = load_template(template) if isinstance(template, str) else template
         self.demonstrations = demonstrations or DemonstrationPool([])
-        self.vocabulary = vocabulary or Vocabulary(self.schemas)
+        self.vocabulary = Vocabulary(self.schemas) if vocabulary is None else vocabulary
         self.grounding: Grounding = grounding
         self.truncate = truncate
         self.calibration = calibration

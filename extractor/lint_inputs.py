@@ -105,7 +105,7 @@ def _prompts(template: Template, given: Inputs) -> Iterator[tuple[str, Attribute
     """A prompt for each offer that has a schema, and one for each schema that no offer has, with its k longest
     demonstrations."""
     shown = [d for _, d in given.demonstrations]
-    pool, known = DemonstrationPool(shown, given.k), Vocabulary(given.schemas, shown).known
+    pool, known = DemonstrationPool(shown, given.k), Vocabulary(given.schemas).known
     used = set()
     for where, offer in given.offers:
         if schema := given.schema_for(offer):

@@ -9,6 +9,7 @@ from rich.console import Console
 from extractor.demonstrations import DemonstrationPool
 from extractor.errors import InputError
 from extractor.io import read_labelled
+from extractor.options import Known
 from extractor.prompts import PROMPTS, TEMPLATES, list_templates, load_template, release
 from extractor.records import ProductOffer
 from extractor.schema import load_schema, load_schemas
@@ -42,13 +43,15 @@ def prompts_render(
     description: Annotated[str | None, typer.Option()] = None,
     demonstrations: Annotated[Path | None, typer.Option(help="Labelled offers (JSONL).")] = None,
     k: int = 2,
+    known: Known = None,
 ) -> None:
     """Print the messages that a template makes of an offer."""
     chosen = load_schema(schema)
     offer = ProductOffer(id="render", title=title, description=description, category=chosen.category)
     labelled = read_labelled(demonstrations) if demonstrations else []
-    shown, known = DemonstrationPool(labelled, k).choose(offer, chosen), Vocabulary([chosen], labelled).known
-    for message in load_template(template).render(chosen, offer, shown, known):
+    shown = DemonstrationPool(labelled, k).choose(offer, chosen)
+    vocabulary = Vocabulary([chosen], labelled if known else ())
+    for message in load_template(template).render(chosen, offer, shown, vocabulary.known):
         print(f"--- {message['role']}\n{message['content']}")
 
 

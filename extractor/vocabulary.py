@@ -37,9 +37,6 @@ class Vocabulary:
             category: (list(values), AhoCorasick(list(values))) for category, values in self._values.items()
         }
 
-    def __bool__(self) -> bool:
-        return bool(self._matchers)
-
     def _enter(self, category: str, attribute: str, values: Iterable[str]) -> None:
         for value in {lowered(v.strip()) for v in values} - {""}:
             self._values.setdefault(category, {}).setdefault(value, Counter())[attribute] += 1
@@ -49,10 +46,8 @@ class Vocabulary:
         labels = self._own.get(offer.id) or self._own.get(offer.title) or {}
         own = Counter((name, lowered(v.strip())) for name, vs in labels.items() for v in set(vs))
         found: dict[str, list[str]] = {}
-        categories = {
-            category_key(schema.category or offer.category),
-            "",
-        }  # what is known without a category serves all
+        # What is known without a category serves all.
+        categories = {category_key(schema.category or offer.category), ""}
         for text in offer.texts().values():
             spans = {span for category in categories for span in self._spans(category, text)}
             for begin, end, name, uses in sorted(spans, key=lambda s: (s[0] - s[1], s)):
