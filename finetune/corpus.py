@@ -64,6 +64,7 @@ class _OfferBuilder:
         self.shared, self.rng, self.category, self.slots = lexicon.shared, rng, category, slots
         self.lexicon, self.distractors = lexicon, distractors
         self.case = rng.choices(("as is", "title", "lower", "upper"), (60, 27, 8, 5))[0]
+        self.plain = rng.random() < 0.4  # words in a row, as on marketplaces of many small sellers
         self.gold: dict[str, list[str]] = {}
         self.said: dict[str, str] = {}  # how the offer writes the value of an attribute
 
@@ -97,7 +98,7 @@ class _OfferBuilder:
 
     def segment(self, slot: Slot) -> str:
         text = self.value(slot)
-        if self.category.language == "zh" or slot.groups:
+        if self.category.language == "zh" or slot.groups or self.plain:
             return text
         phrase = self.rng.choice(named(self.lexicon, slot.source, "phrases", ["{}"]))
         return phrase.replace("{name}", slot.attribute.name).replace("{}", text)
@@ -117,8 +118,9 @@ class _OfferBuilder:
         repeated = rng.choice((0.0, 0.0, 0.3, 0.6))
         in_description = [s for s in filled if s not in in_title or rng.random() < repeated]
         segments = [(self.segment(s), s.source) for s in in_title]
-        if not any(s.source == "Product Type" for s in filled):
-            segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
+        if not any(s.source == "Product Type" for s in self.slots):  # nobody asks for it, and search words repeat it
+            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+                segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
         segments += [(self.noise(), "") for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
         segments += [(d, "") for d in self.distractors if rng.random() < 0.7]
         for slot in self.slots:
@@ -147,10 +149,10 @@ class _OfferBuilder:
         rng = self.rng
         if self.category.language == "zh":
             return "".join(t + rng.choice(("", "", "", "", " ", "/")) for t in texts).strip(" /")
-        main = rng.choice(_JOINTS)
+        main, kept = (" ", 1.0) if self.plain else (rng.choice(_JOINTS), 0.6)
         parts = [texts[0]]
         for text in texts[1:]:
-            joint = main if rng.random() < 0.6 else rng.choice(_JOINTS)
+            joint = main if rng.random() < kept else rng.choice(_JOINTS)
             if rng.random() < 0.06:
                 text, joint = rng.choice(("({})", "[{}]", "【{}】", "*{}*", '"{}"')).replace("{}", text), " "
             parts += [joint, text]
@@ -187,9 +189,11 @@ def episode(rng: Random, n_offers: int, lexicon: Lexicon | None = None) -> Episo
     unasked: list[str] = []
     if not chinese:  # values of attributes that this schema does not ask for
         asked = {s.source for s in slots}
+        values = {v.casefold() for s in slots for v in s.values}
         for source in rng.sample(sorted(category.attributes), min(3, len(category.attributes))):
             if source not in asked and source not in ("Features", "Feature"):
-                unasked.append(draw(rng, category.attributes[source]))
+                said = draw(rng, category.attributes[source])
+                unasked += [said] if said.casefold() not in values else []
     if n_offers > 1:
         _share(rng, slots)
     schema = AttributeSchema(
