@@ -44,10 +44,10 @@ class Dataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits that change with any offer, label or schema."""
+        """Sixteen hexadecimal digits that change with any offer, label or schema; fields left at their defaults do not count."""
         content = hashlib.sha256()
         for part in (*self.offers, *self.schemas):
-            content.update(part.model_dump_json().encode())
+            content.update(part.model_dump_json(exclude_defaults=True).encode())
         return content.hexdigest()[:16]
 
 

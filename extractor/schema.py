@@ -87,8 +87,9 @@ class AttributeSchema(BaseModel):
 
     @cached_property
     def fingerprint(self) -> str:
-        """Twelve hexadecimal digits that change with anything a prompt or a constraint could show."""
-        text = json.dumps(self.model_dump(mode="json"), sort_keys=True, ensure_ascii=False)
+        """Twelve hexadecimal digits that change with anything a prompt or a constraint could show. What is left at its default
+        does not count, so that a schema keeps its fingerprint when attributes learn a new field."""
+        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:
