@@ -24,7 +24,7 @@ class Category:
     language: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # hashed by identity: what is derived from it is cached
 class Lexicon:
     shared: dict[str, Any]
     categories: tuple[Category, ...]

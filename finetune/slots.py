@@ -4,6 +4,7 @@ names, descriptions, examples, types, vocabularies), so that a model has to read
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from random import Random
 
 from extractor.schema import Attribute, AttributeType
@@ -120,10 +121,11 @@ def _invented_slot(rng: Random) -> Slot:
     return Slot(Attribute(name=name, examples=words[:3]), name, words, present=0.7)
 
 
-def _kin(lexicon: Lexicon, source: str) -> set[str]:
+@lru_cache(maxsize=10_000)
+def kin(lexicon: Lexicon, source: str) -> frozenset[str]:
     """Names by which the same values may be asked for: synonyms, and the noun of a name ("Upper Material": material)."""
     names = {source, *named(lexicon, source, "synonyms", [])}
-    return {word.casefold().rstrip("s") for name in names for word in (name, name.split(" ")[-1])}
+    return frozenset(word.casefold().rstrip("s") for name in names for word in (name, name.split(" ")[-1]))
 
 
 def slots_of(lexicon: Lexicon, rng: Random, category: Category) -> list[Slot]:
@@ -142,7 +144,7 @@ def slots_of(lexicon: Lexicon, rng: Random, category: Category) -> list[Slot]:
         for _ in range(rng.choice((0, 0, 1, 2))):  # asked, but no offer of this category has it
             other = rng.choice([c for c in lexicon.categories if c.language == "en"])
             source = rng.choice(sorted(other.attributes))
-            if not any(_kin(lexicon, source) & _kin(lexicon, own) for own in category.attributes):
+            if all(kin(lexicon, source).isdisjoint(kin(lexicon, own)) for own in category.attributes):
                 slots.append(_text_slot(lexicon, rng, category, source, other.attributes[source]))
                 slots[-1].present = 0.0
     rng.shuffle(slots)

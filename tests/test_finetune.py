@@ -1,6 +1,7 @@
 """The corpus, and the text that a model is trained on."""
 
 from itertools import islice
+from random import Random
 
 import pytest
 from conftest import labelled
@@ -13,6 +14,7 @@ from extractor.schema import AttributeSchema
 from finetune.conversations import IGNORED, conversation, encode, packed, synthetic_conversations
 from finetune.corpus import Episode, episodes
 from finetune.lexicon import load_lexicon
+from finetune.slots import kin, slots_of
 
 
 def some(n: int, seed: int = 3, offers: int = 3) -> list[Episode]:
@@ -44,6 +46,18 @@ def test_schemas_vary():
     names = {a.name for item in some(600, offers=1) for a in item.schema.attributes}
     assert len(names) > 300
     assert len(load_lexicon().categories) > 60
+
+
+def test_what_no_offer_has_is_no_other_name_for_what_one_has():
+    lexicon = load_lexicon()
+    assert not kin(lexicon, "Colour").isdisjoint(kin(lexicon, "Color"))
+    assert not kin(lexicon, "Material").isdisjoint(kin(lexicon, "Upper Material"))
+    rng, absents = Random(3), 0
+    for category in lexicon.categories:
+        for slot in (s for _ in range(5) for s in slots_of(lexicon, rng, category) if s.present == 0):
+            absents += 1
+            assert all(kin(lexicon, slot.source).isdisjoint(kin(lexicon, own)) for own in category.attributes)
+    assert absents > 100
 
 
 def test_no_pattern_is_left_undrawn():
