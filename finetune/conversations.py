@@ -77,7 +77,7 @@ def synthetic_conversations(seed: int) -> Iterator[list[Message]]:
     rng = Random(seed)
     templates = {"en": load_template("extract"), "zh": load_template("extract-zh")}
     while True:
-        item = episode(rng, rng.choice((1, 1, 1, 1, 2, 2, 3, 4, 6, 8, 11)))
+        item = episode(rng, rng.choice((1, 1, 1, 1, 1, 1, 2, 2, 3, 4, 6, 8, 11)))
         language = item.language if rng.random() < 0.8 else "en"
         yield conversation(item, templates[language])
 

@@ -3,6 +3,7 @@
     python -m finetune start --out runs/start
     python -m finetune pretrain --start runs/start --out runs/base
     python -m finetune pretrain --start runs/start --out runs/try --steps 50
+    python -m finetune pretrain --start runs/try/checkpoint-50 --out runs/longer --block 2048 --rows 4
 
 Results so far: finetune/LOG.md.
 """
@@ -10,11 +11,13 @@ Results so far: finetune/LOG.md.
 import json
 import shutil
 from collections.abc import Iterator
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from random import Random
 from typing import Annotated, Any
 
+import numpy
 import torch
 import typer
 from torch.utils.data import IterableDataset, get_worker_info
@@ -26,7 +29,7 @@ from finetune.conversations import IGNORED, encode, packed, synthetic_conversati
 from finetune.labelled import labelled_conversations
 
 VALIDATION_SEED = 1_000_003
-SLOW = 0.05  # share of the learning rate that embeddings get
+SLOW = 0.1  # share of the learning rate that embeddings get
 NEGATIVES = 2048  # tokens drawn as wrong answers, beside those of the batch
 
 
@@ -61,16 +64,45 @@ class Rows(IterableDataset[dict[str, list[int]]]):
         return (next(real if rng.random() < self.share else synthetic) for _ in count())
 
 
+class Muon(torch.optim.AdamW):
+    """Muon (https://kellerjordan.github.io/posts/muon/) for the groups marked `orthogonal`, AdamW for the others. Updates are as
+    large as AdamW's (https://arxiv.org/abs/2502.16982), so that one learning rate serves both. torch's own Muon computes in
+    bfloat16, which a CPU without AVX-512 emulates."""
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        for group in self.param_groups:
+            for p in group["params"] if group["orthogonal"] else ():
+                if p not in self.state:  # by the names of AdamW's own, which loads it again
+                    self.state[p] = {"step": torch.tensor(0.0), "exp_avg": torch.zeros_like(p)}
+                momentum = self.state[p]["exp_avg"].lerp_(p.grad, 0.05)
+                update = orthogonal(p.grad.lerp(momentum, 0.95))
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(update, alpha=-0.2 * max(p.shape) ** 0.5 * group["lr"])
+                p.grad = None  # AdamW passes over it
+        return super().step(closure)
+
+
+def orthogonal(gradient: torch.Tensor) -> torch.Tensor:
+    """The nearest matrix with singular values near 1, by the quintic Newton-Schulz iteration of Muon."""
+    x = gradient.T if gradient.shape[0] > gradient.shape[1] else gradient
+    x = x / (x.norm() + 1e-7)
+    for _ in range(5):
+        gram = x @ x.T
+        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=-4.7750, alpha=2.0315), x, beta=3.4445)
+    return x.T if gradient.shape[0] > gradient.shape[1] else x
+
+
 def optimizer(model: Any, learning_rate: float) -> torch.optim.Optimizer:
-    """AdamW; embeddings move slowly and do not decay, so that words that the corpus lacks keep their place among the others."""
+    """Embeddings move slowly and do not decay, so that words that the corpus lacks keep their place among the others."""
     embedding = model.get_input_embeddings().weight
     rest = [p for p in model.parameters() if p is not embedding]
     groups = [
-        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": 0.1},
-        {"params": [p for p in rest if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0},
-        {"params": [embedding], "lr": SLOW * learning_rate, "weight_decay": 0.0},
+        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": 0.1, "orthogonal": True},
+        {"params": [p for p in rest if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0, "orthogonal": False},
+        {"params": [embedding], "lr": SLOW * learning_rate, "weight_decay": 0.0, "orthogonal": False},
     ]
-    return torch.optim.AdamW(groups, betas=(0.9, 0.95), fused=True)
+    return Muon(groups, betas=(0.9, 0.95), fused=True)
 
 
 class AnswerTrainer(Trainer):
@@ -100,36 +132,41 @@ def stack(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
     return {key: torch.tensor([row[key] for row in rows]) for key in rows[0]}
 
 
-def answer_accuracy(prediction: EvalPrediction) -> dict[str, float]:
-    """Under teacher forcing: the share of answer tokens, and of whole answers, that are predicted right."""
-    labels = prediction.label_ids[:, 1:]
-    predicted = prediction.predictions[:, :-1]
-    answered = labels != IGNORED
-    right = (predicted == labels) | ~answered
-    begins = answered[:, 1:] & ~answered[:, :-1]
-    answers = wholly = 0
-    for row, starts in enumerate(begins):
-        for start in starts.nonzero()[0] + 1:
-            end = start
-            while end < answered.shape[1] and answered[row, end]:
-                end += 1
-            answers += 1
-            wholly += bool(right[row, start:end].all())
-    return {"token_accuracy": float((right & answered).sum() / answered.sum()), "answer_accuracy": wholly / answers}
+def cell_scores(prediction: EvalPrediction, null: int) -> dict[str, float]:
+    """Under teacher forcing: the share of decided tokens predicted right, and micro-F1 over cells (an attribute of an offer).
+    `null` is the token that says there is no value. A cell's decided tokens stand together; the first opens a text or not."""
+    labels, predicted = prediction.label_ids[:, 1:], prediction.predictions[:, :-1]
+    decided = labels != IGNORED
+    true = answered = gold = 0
+    for row, begins in enumerate(decided & ~numpy.pad(decided, ((0, 0), (1, 0)))[:, :-1]):
+        for begin in begins.nonzero()[0]:
+            end = begin + int(decided[row, begin:].argmin() or decided.shape[1])
+            said, right = predicted[row, begin:end], labels[row, begin:end]
+            empty = null in right
+            gold += not empty
+            # What follows another opening than gold's is conditioned on gold and says nothing of the cell.
+            answers = null not in said if said[0] == right[0] else empty
+            answered += answers
+            true += not empty and bool((said == right).all())
+    f1 = 2 * true / (answered + gold) if answered + gold else 0.0
+    return {"token_accuracy": float((predicted == labels)[decided].mean()), "f1": f1}
 
 
 def pretrain(
-    start: Annotated[Path, typer.Option(help="Model and tokenizer to go on from, as `start` writes it.")],
+    start: Annotated[Path, typer.Option(help="Model and tokenizer to go on from: of `start`, or a checkpoint.")],
     out: Annotated[Path, typer.Option(help="Folder for checkpoints and the finished model.")] = Path("runs/base"),
     labelled: Annotated[Path | None, typer.Option(help="A folder whose train split is mixed in.")] = None,
     share: Annotated[float, typer.Option(help="Share of conversations from it.")] = 0.2,
     steps: Annotated[int, typer.Option(help="Optimizer steps.")] = 1850,
-    rows: Annotated[int, typer.Option(help="Packed rows a step.")] = 8,
+    rows: Annotated[int, typer.Option(help="Packed rows a pass.")] = 8,
     block: Annotated[int, typer.Option(help="Tokens a row.")] = 512,
+    accumulate: Annotated[int, typer.Option(help="Passes a step.")] = 1,
     learning_rate: float = 2e-3,
+    schedule: Annotated[str, typer.Option(help="Of the learning rate, by its name in transformers.")] = "cosine",
     seed: int = 1,
     evaluate_every: int = 250,
     version: Annotated[int, typer.Option(help="The model is base@VERSION in provenance.")] = 1,
+    report: Annotated[str, typer.Option(help="Where curves go: tensorboard, wandb, none.")] = "tensorboard",
     workers: Annotated[int, typer.Option(help="Processes that prepare data; 0 on two cores.")] = 0,
 ) -> None:
     """Train; a killed run resumes from its last checkpoint."""
@@ -144,9 +181,10 @@ def pretrain(
             max_steps=steps,
             per_device_train_batch_size=rows,
             per_device_eval_batch_size=rows,
+            gradient_accumulation_steps=accumulate,
             learning_rate=learning_rate,
             warmup_steps=max(steps // 30, 10),
-            lr_scheduler_type="cosine",
+            lr_scheduler_type=schedule,
             max_grad_norm=1.0,
             bf16=on_gpu,
             logging_steps=25,
@@ -158,14 +196,15 @@ def pretrain(
             dataloader_pin_memory=on_gpu,
             remove_unused_columns=False,
             include_num_input_tokens_seen=True,
-            report_to=["tensorboard"],
+            report_to=report,
             seed=seed,
             disable_tqdm=True,
         ),
         train_dataset=Rows(tokenizer, block, seed, labelled=labelled, share=share),
         eval_dataset=Rows(tokenizer, block, VALIDATION_SEED, limit=32),
         data_collator=stack,
-        compute_metrics=answer_accuracy,
+        processing_class=tokenizer,  # checkpoints have it, and can be started from
+        compute_metrics=partial(cell_scores, null=tokenizer.encode("null")[-1]),
         optimizers=(optimizer(model, learning_rate), None),
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))

