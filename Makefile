@@ -7,7 +7,7 @@ BIN := .venv/bin
 .PHONY: demo test check lock clean
 
 demo: .venv/installed
-	$(BIN)/shelfwise extract prompts/samples/catalogue.jsonl --schema prompts/schemas \
+	$(BIN)/shelfwise extract prompts/samples/catalogue.jsonl --schema prompts/schemas --demonstrations prompts/demonstrations \
 		--out demo/records.jsonl --html demo/records.html; test $$? -le 1
 	$(BIN)/shelfwise view demo/records.jsonl
 	@echo "records: demo/records.jsonl   page: demo/records.html"

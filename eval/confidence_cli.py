@@ -9,14 +9,12 @@ import typer
 from rich.console import Console
 
 from eval.cli import extracted
-from eval.options import Form
+from eval.options import Form, Runs, Schemas
+from extractor.options import Adapter, BaseUrl, Choice, Engine, K, Model, Template
 
 if TYPE_CHECKING:
     from eval.datasets import Dataset
     from eval.metrics import Cells, Prediction
-
-from eval.options import Runs, Schemas
-from extractor.options import Adapter, BaseUrl, Choice, Engine, K, Model, Template
 
 app = typer.Typer()
 

@@ -40,7 +40,7 @@ class Settings(BaseSettings):
     k: int = Field(default=5, ge=0)
     choice: Choice = "similar"
     order: Order = "last"
-    known: bool = False  # base@2 was not taught to read known values: they cost it F1
+    known: bool = True
     truncate: bool = False
     calibration: str | None = None
     chunk: int = Field(default=512, ge=1)

@@ -188,7 +188,9 @@ def _failure(reason: FailureReason, message: str, identity: str, offer: ProductO
 
 
 def read_labelled(path: Path) -> list[LabelledOffer]:
-    """All labelled offers of a JSONL file. Raises InputError with the first bad line."""
+    """All labelled offers of a JSONL file, or of those of a folder. Raises InputError with the first bad line."""
+    if files := sorted(path.glob("*.jsonl")):
+        return [offer for file in files for offer in read_labelled(file)]
     if not path.is_file():
         raise InputError(f"{path}: no such file")
     offers = []

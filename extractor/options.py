@@ -18,7 +18,7 @@ Choice = Annotated[str | None, typer.Option(help="How they are chosen: similar, 
 Order = Annotated[str | None, typer.Option(help="Where the most similar one stands: last, first.")]
 Known = Annotated[
     bool | None,
-    typer.Option("--known/--no-known", help="Show the demonstrations' values that stand in an offer. (default: no)"),
+    typer.Option("--known/--no-known", help="Show the demonstrations' values that stand in an offer. (default: yes)"),
 ]
 Grounding = Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")]
 Calibration = Annotated[

@@ -129,3 +129,7 @@ def test_labelled_offers_name_the_bad_line(write):
     for bad in ('{"id": "1", "title": "a"}', "x", "[]"):
         with pytest.raises(InputError, match=r"d.jsonl:2: not a labelled offer"):
             read_labelled(write("d.jsonl", good + bad))
+    with pytest.raises(InputError, match=r"d.jsonl:2: not a labelled offer"):
+        read_labelled(write("d.jsonl", good + "x").parent)
+    write("c.jsonl", good.replace('"1"', '"2"'))
+    assert [o.id for o in read_labelled(write("d.jsonl", good).parent)] == ["2", "1"]  # a folder of them
