@@ -70,7 +70,6 @@ def test_vllm_answers_every_public_offer_in_its_words(vllm, shared_offers):
     # strict grounding: a text value is a span of the offer, always
     assert {v.status for r in extractions for values in r.attributes.values() for v in values} == {"verbatim"}
     assert all(0 <= v.confidence <= 1 for r in extractions for values in r.attributes.values() for v in values)
-    assert sum(r.usage.cached_tokens for r in extractions) > 0
 
 
 def test_vllm_answers_every_hostile_title(vllm):
@@ -100,6 +99,7 @@ def test_grounding_off_and_demonstrations_give_records_too(vllm, samples):
         extractions = assert_grounded(shoes, records)
         assert len(extractions) >= len(shoes) - 1
         assert all(r.usage.prompt_tokens > 150 for r in extractions)
+    assert sum(r.usage.cached_tokens for r in extractions) > 0  # the same prompts, a second time
 
 
 def test_an_adapter_of_another_model_is_refused(write):
