@@ -15,7 +15,7 @@ from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
 from extractor.vocabulary import MOST
 from finetune.lexicon import Category, Lexicon, coined_word, draw, load_lexicon, named
-from finetune.slots import Slot, digits, slots_of
+from finetune.slots import Slot, digits, kin, slots_of
 
 Values = dict[str, list[str]]  # of attributes
 
@@ -30,6 +30,7 @@ class Episode:
     known: dict[str, Values] = field(default_factory=dict)
 
 
+_CODES = ("Model", "Style N", "Part Number", "Item Number", "Manufacturer ", "Product Number")
 _JOINTS = [" "] * 8 + [", "] * 4 + [" - ", " | ", " / ", "; ", ",", " – ", "/"]
 
 
@@ -65,6 +66,7 @@ class _OfferBuilder:
         self.lexicon, self.distractors = lexicon, distractors
         self.case = rng.choices(("as is", "title", "lower", "upper"), (60, 27, 8, 5))[0]
         self.plain = rng.random() < 0.4  # words in a row, as on marketplaces of many small sellers
+        self.stuffed = rng.random() < 0.3  # with search words
         self.gold: dict[str, list[str]] = {}
         self.said: dict[str, str] = {}  # how the offer writes the value of an attribute
 
@@ -119,10 +121,11 @@ class _OfferBuilder:
         in_description = [s for s in filled if s not in in_title or rng.random() < repeated]
         segments = [(self.segment(s), s.source) for s in in_title]
         if not any(s.source == "Product Type" for s in self.slots):  # nobody asks for it, and search words repeat it
-            for _ in range(rng.choice((1, 1, 1, 2, 3))):
+            for _ in range(rng.choice((2, 3, 4) if self.stuffed else (1, 1, 1, 2, 3))):
                 segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
-        segments += [(self.noise(), "") for _ in range(rng.choice((0, 0, 1, 1, 2, 3)))]
-        segments += [(d, "") for d in self.distractors if rng.random() < 0.7]
+        noises = rng.choice((1, 2, 3, 4) if self.stuffed else (0, 0, 1, 1, 2, 3))
+        segments += [(self.noise(), "") for _ in range(noises)]
+        segments += [(d, "") for d in self.distractors if rng.random() < (0.9 if self.stuffed else 0.4)]
         for slot in self.slots:
             if slot.others and slot not in filled and rng.random() < 0.4:
                 segments.append((_cased(rng, self.case, rng.choice(slot.others)), ""))
@@ -130,7 +133,8 @@ class _OfferBuilder:
             segments.append((self.noise(), ""))
         rng.shuffle(segments)
         if rng.random() < 0.75:  # brand first, then model, as most sellers do
-            segments.sort(key=lambda s: ("Brand", "品牌").count(s[1]) * -2 - s[1].startswith(("Model", "Style Name")))
+            code = rng.choice((-1, -1, 1))  # or at the end
+            segments.sort(key=lambda s: ("Brand", "品牌").count(s[1]) * -2 + code * s[1].startswith(_CODES))
         if rng.random() < 0.05:
             segments += segments[-rng.randint(1, 3) :]
         title = self.joined([text for text, _ in segments])
@@ -190,8 +194,9 @@ def episode(rng: Random, n_offers: int, lexicon: Lexicon | None = None) -> Episo
     if not chinese:  # values of attributes that this schema does not ask for
         asked = {s.source for s in slots}
         values = {v.casefold() for s in slots for v in s.values}
-        for source in rng.sample(sorted(category.attributes), min(3, len(category.attributes))):
-            if source not in asked and source not in ("Features", "Feature"):
+        kindred = frozenset().union(*(kin(lexicon, name) for name in asked))
+        for source in rng.sample(sorted(category.attributes), min(6, len(category.attributes))):
+            if kindred.isdisjoint(kin(lexicon, source)) and source not in ("Features", "Feature"):
                 said = draw(rng, category.attributes[source])
                 unasked += [said] if said.casefold() not in values else []
     if n_offers > 1:
