@@ -7,12 +7,15 @@ from functools import lru_cache
 from extractor.records import TEXT_FIELDS, Evidence
 
 
-def find_span(value: str, texts: dict[str, str], *, ignore_case: bool = False) -> Evidence | None:
+def find_span(
+    value: str, texts: dict[str, str], *, ignore_case: bool = False, anywhere: bool = True
+) -> Evidence | None:
     """The place of `value` in the texts, or None.
 
     Where a value stands more than once, the first occurrence that is a whole word wins, title before description; if none
     is a whole word, the first occurrence. A whole word has no letter or digit run going on beyond its ends ("27" is whole
-    in `27"`, and neither in "2700" nor in "27.5").
+    in `27"`, and neither in "2700" nor in "27.5"). Unless `anywhere`, an occurrence has to begin a word and end no number
+    early: "men" is found in "Mens", and not in "Women".
     """
     first: Evidence | None = None
     for field in TEXT_FIELDS:
@@ -21,7 +24,8 @@ def find_span(value: str, texts: dict[str, str], *, ignore_case: bool = False) -
             evidence = Evidence.model_construct(field=field, begin=begin, end=end)
             if whole(text, begin, end):
                 return evidence
-            first = first or evidence
+            if anywhere or _begins_word(text, begin, end):
+                first = first or evidence
     return first
 
 
@@ -43,6 +47,12 @@ def _pattern(value: str) -> re.Pattern[str]:
 def whole(text: str, begin: int, end: int) -> bool:
     """Whether the span breaks no word and no number."""
     return not _joined(text, begin) and not _joined(text, end)
+
+
+def _begins_word(text: str, begin: int, end: int) -> bool:
+    """Whether a word begins here (in scripts without case, anywhere: Chinese has no spaces) and no number is cut."""
+    caseless = text[begin].isalpha() and text[begin].lower() == text[begin].upper()
+    return (caseless or not _joined(text, begin)) and not (text[end - 1].isdigit() and _joined(text, end))
 
 
 def _joined(text: str, cut: int) -> bool:

@@ -17,19 +17,19 @@ def resolve(
     `shown` are the texts as the prompt had them, `original` the same, offset for offset, as the seller wrote them.
     A text value that stands in the offer is `verbatim`, else `inferred`. A number gets its unit as normalized form. An
     enum or boolean is `verbatim` or `normalized` where its word (for a boolean: the attribute's name) stands in the text
-    in any case, else `inferred`.
+    in any case and begins a word there, else `inferred`.
     """
     value = answer.value.strip()
     match attribute.type:
         case "boolean":
-            place = find_span(attribute.name, shown, ignore_case=True)
+            place = find_span(attribute.name, shown, ignore_case=True, anywhere=False)
             return _record(value, "normalized" if place else "inferred", confidence, place)
         case "enum":
-            exact = find_span(value, shown)
-            place = exact or find_span(value, shown, ignore_case=True)
+            exact = find_span(value, shown, anywhere=False)
+            place = exact or find_span(value, shown, ignore_case=True, anywhere=False)
             return _record(value, "verbatim" if exact else "normalized" if place else "inferred", confidence, place)
         case "number":
-            place = find_span(value, shown)
+            place = find_span(value, shown, anywhere=False)
             normalized = f"{value} {attribute.unit}" if attribute.unit else None
             return _record(value, "verbatim" if place else "inferred", confidence, place, normalized)
     place = find_span(value, shown)

@@ -29,6 +29,24 @@ def test_the_first_whole_word_wins(value, title, description, expected):
     assert (found and (found.field, found.begin, found.end)) == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "title", "expected"),
+    [
+        ("men", "WOMENS boot", None),
+        ("men", "WOMENS MENS boot", (7, 10)),
+        ("red", "bored", None),
+        ("绿茶", "特级绿茶250g", (2, 4)),
+        ("50", "2500 ml", None),
+        ("25", "2500 ml", None),
+        ("2", "2.5 kg", None),
+        ("2", "2kg", (0, 1)),
+    ],
+)
+def test_a_reading_is_found_where_a_word_begins(value, title, expected):
+    found = find_span(value, {"title": title}, ignore_case=True, anywhere=False)
+    assert (found and (found.begin, found.end)) == expected
+
+
 TEXTS = {"title": "LEATHER ‹|x|> wireless Case 50ml for men"}
 ORIGINAL = {"title": "LEATHER <|x|> wireless Case 50ml for men"}
 
