@@ -121,7 +121,9 @@ def test_any_chunk_sequence_of_hostile_text_is_allowed_and_comes_back(title, dat
     begin = data.draw(st.integers(0, len(chunks) - 1))
     end = data.draw(st.integers(begin + 1, min(begin + 6, len(chunks))))
     value = "".join(chunks[begin:end])
-    if not value.strip() or value != value.strip(" ") or len(json.dumps(value, ensure_ascii=False)) > 150:
+    if not value.strip() or value[0] in " \t\n\r\f\b" or value[-1] == " ":  # no span of the grammar
+        return
+    if len(json.dumps(value, ensure_ascii=False)) > 150:
         return
     schema = AttributeSchema.from_names(["Brand"])
     answer = write_answer(schema, {"Brand": [value]})
