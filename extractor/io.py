@@ -192,7 +192,7 @@ def read_labelled(path: Path) -> list[LabelledOffer]:
     if files := sorted(path.glob("*.jsonl")):
         return [offer for file in files for offer in read_labelled(file)]
     if not path.is_file():
-        raise InputError(f"{path}: no such file")
+        raise InputError(f"{path}: no such file, and no folder with .jsonl files")
     offers = []
     fields = set(LabelledOffer.model_fields)
     for number, line in enumerate(path.read_bytes().splitlines(), 1):

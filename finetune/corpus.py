@@ -30,6 +30,7 @@ class Episode:
     known: dict[str, Values] = field(default_factory=dict)
 
 
+# Begins of attributes whose values stand behind the brand or at the end of a title.
 _CODES = ("Model", "Style N", "Part Number", "Item Number", "Manufacturer ", "Product Number")
 _JOINTS = [" "] * 8 + [", "] * 4 + [" - ", " | ", " / ", "; ", ",", " – ", "/"]
 
