@@ -129,12 +129,14 @@ def kin(lexicon: Lexicon, source: str) -> frozenset[str]:
 
 
 def slots_of(lexicon: Lexicon, rng: Random, category: Category) -> list[Slot]:
-    own = rng.sample(sorted(category.attributes), rng.randint(2, min(9, len(category.attributes))))
+    names = sorted(category.attributes)
+    asked = len(names) if rng.random() < 0.2 else rng.randint(2, min(9, len(names)))
+    own = rng.sample(names, asked)
     if category.language == "en" and "Brand" in category.attributes and "Brand" not in own and rng.random() < 0.6:
         own.append("Brand")
     slots = [_text_slot(lexicon, rng, category, source, category.attributes[source]) for source in own]
     if category.language == "en":
-        if rng.random() < 0.4:
+        if rng.random() < 0.5:
             slots.append(_text_slot(lexicon, rng, category, "Product Type", category.products))
         taken = set(own)
         for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
