@@ -31,6 +31,7 @@ from finetune.labelled import labelled_conversations
 VALIDATION_SEED = 1_000_003
 SHARES = {"embed_": 0.1, "layers.": 0.3}  # of the learning rate, for what comes from MiniLM
 POINTING = 0.5  # weight of `pointing` beside the loss of what is written
+POINTERS = 8  # heads that are asked for it: together they copy a token's whole code (weights.py)
 NEGATIVES = 2048  # tokens drawn as wrong answers, beside those of the batch
 
 
@@ -151,17 +152,17 @@ def visible(positions: torch.Tensor) -> torch.Tensor:
 
 
 def pointing(attention: Any, hidden: torch.Tensor, sources: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """How far the heads of a layer are from looking, when a token of a value is to be written, at where the offer says it: minus
-    the logarithm of their mean attention to it. `sources` are positions in the rows; `seen` is what `visible` gives."""
+    """How far heads of a layer are from looking, when a token of a value is to be written, at where the offer says it: minus the
+    mean logarithm of their attention to it. `sources` are positions in the rows; `seen` is what `visible` gives."""
     looked = []
     for states, source, here in zip(hidden, sources[:, 1:], seen, strict=True):
         at = (source != IGNORED).nonzero()[:, 0]  # the state that stands before the token
-        query = attention.q_proj(states[at]).unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)
-        key = attention.k_proj(states).unflatten(-1, (attention.num_heads, -1)).permute(1, 2, 0)
+        query = attention.q_proj(states[at]).unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)[:POINTERS]
+        key = attention.k_proj(states).unflatten(-1, (attention.num_heads, -1)).permute(1, 2, 0)[:POINTERS]
         logits = (query @ key * attention.scaling).masked_fill(~here[at], float("-inf"))
-        looked.append(logits.softmax(-1).mean(0).gather(1, source[at][:, None]))
+        looked.append(logits.log_softmax(-1).mean(0).gather(1, source[at][:, None]))
     every = torch.cat(looked).float()
-    return -(every + 1e-6).log().sum() / max(len(every), 1)
+    return -every.sum() / max(len(every), 1)
 
 
 def stack(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
