@@ -101,8 +101,13 @@ def test_heads_are_asked_to_look_at_what_is_copied():
     seen = visible(torch.tensor([[0, 1, 2, 0, 1, 2]]))  # two conversations in a row
     sources = torch.tensor([[IGNORED] * 5 + [3]])  # the last token copies the first of the second one
     states = torch.zeros(1, 6, 8)
-    assert float(pointing(attention, states, sources, seen)) == pytest.approx(numpy.log(2), rel=1e-4)  # of two tokens, either
-    states[0, 3], states[0, 4] = 3.0, torch.tensor([1.0] * 4 + [0.1] * 4)  # both heads see the first more, one of them hardly
+    assert float(pointing(attention, states, sources, seen)) == pytest.approx(
+        numpy.log(2), rel=1e-4
+    )  # of two tokens, either
+    states[0, 3], states[0, 4] = (
+        3.0,
+        torch.tensor([1.0] * 4 + [0.1] * 4),
+    )  # both heads see the first more, one of them hardly
     assert 0.01 < float(pointing(attention, states, sources, seen)) < 0.2
     states[0, 3, 4:] = -30.0  # one head looks away
     assert float(pointing(attention, states, sources, seen)) > 5
