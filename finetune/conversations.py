@@ -5,7 +5,6 @@ therefore teaches k + 1 times, once for each number of demonstrations from 0 to 
 """
 
 import json
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from random import Random
@@ -24,17 +23,12 @@ CHAT_TEMPLATE = (
 )
 
 
-_STRING = re.compile(r'"((?:[^"\\]|\\.)*)"(:?)')  # of an answer; a key if a colon follows
-
-
 @dataclass(frozen=True)
 class Example:
-    """Token ids of a conversation; labels, IGNORED where nothing is decided; sources, for the tokens of a value that the offer
-    says: the position of the same token there, elsewhere IGNORED."""
+    """Token ids of a conversation, and labels that are IGNORED where nothing is decided."""
 
     input_ids: list[int]
     labels: list[int]
-    sources: list[int]
 
 
 def conversation(item: Episode, template: Template) -> list[Message]:
@@ -50,47 +44,18 @@ def encode(messages: list[Message], tokenizer: Any) -> Example:
     """Tokens of a chat in ChatML. Cut at its special tokens, pieces encode as the whole would."""
     input_ids: list[int] = []
     labels: list[int] = []
-    sources: list[int] = []
-    offer: tuple[str, list[tuple[int, int]], int] = ("", [], 0)
     for message in messages:
         head = tokenizer.encode(f"<|im_start|>{message['role']}\n", add_special_tokens=False)
         body = tokenizer(message["content"], add_special_tokens=False, return_offsets_mapping=True)
         tail = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
-        ids, spans = body["input_ids"], body["offset_mapping"]
-        decided, copied = set[int](), [IGNORED] * len(ids)
-        if message["role"] == "assistant":
-            decided, copied = _decided(message["content"]), _copied(message["content"], spans, *offer)
-        offer = (message["content"], spans, len(input_ids) + len(head))
-        chosen = (not decided.isdisjoint(range(begin, end)) for begin, end in spans)
+        ids = body["input_ids"]
+        decided = _decided(message["content"]) if message["role"] == "assistant" else set()
+        chosen = (not decided.isdisjoint(range(begin, end)) for begin, end in body["offset_mapping"])
         input_ids += head + ids + tail
         labels += [IGNORED] * len(head)
         labels += [token if taught else IGNORED for token, taught in zip(ids, chosen, strict=True)]
         labels += [IGNORED] * len(tail)
-        sources += [IGNORED] * len(head) + copied + [IGNORED] * len(tail)
-    return Example(input_ids, labels, sources)
-
-
-def _copied(
-    answer: str, spans: list[tuple[int, int]], text: str, places: list[tuple[int, int]], first: int
-) -> list[int]:
-    """For each token of the answer: the position of the token of `text` that it copies, where a value stands there first.
-    `spans` and `places` are the characters of the tokens of both; those of `text` begin at position `first`."""
-    begins: dict[int, int] = {}
-    for i, (begin, _) in enumerate(places):
-        begins.setdefault(begin, i)  # a character may be several tokens
-    ends = {end for _, end in places}
-    copied = [IGNORED] * len(spans)
-    for value in _STRING.finditer(answer):
-        if value[2] or not value[1]:
-            continue
-        at = text.find(value[1])
-        while at >= 0 and not (at in begins and at + len(value[1]) in ends):  # "S" of a size is not that of "Shoe"
-            at = text.find(value[1], at + 1)
-        tokens = [i for i, (begin, end) in enumerate(spans) if value.start(1) <= begin and end <= value.end(1)]
-        if at >= 0:
-            for step, i in enumerate(tokens):
-                copied[i] = first + begins[at] + step
-    return copied
+    return Example(input_ids, labels)
 
 
 def _decided(answer: str) -> set[int]:
@@ -124,7 +89,7 @@ def packed(examples: Iterator[Example], block: int, pad: int, pool_size: int = 4
     """
     pool: list[Example] = []
     while True:
-        row: dict[str, list[int]] = {"input_ids": [], "labels": [], "sources": [], "position_ids": []}
+        row: dict[str, list[int]] = {"input_ids": [], "labels": [], "position_ids": []}
         while True:
             while len(pool) < pool_size:
                 example = next(examples)
@@ -137,13 +102,11 @@ def packed(examples: Iterator[Example], block: int, pad: int, pool_size: int = 4
             # The first of a row is the oldest of the pool, so that nothing waits for ever.
             best = pool[0] if not row["input_ids"] else max(fitting, key=lambda e: len(e.input_ids))
             pool.remove(best)
-            row["sources"] += [s if s == IGNORED else s + len(row["input_ids"]) for s in best.sources]
             row["input_ids"] += best.input_ids
             row["labels"] += best.labels
             row["position_ids"] += range(len(best.input_ids))
         missing = block - len(row["input_ids"])
         row["input_ids"] += [pad] * missing
         row["labels"] += [IGNORED] * missing
-        row["sources"] += [IGNORED] * missing
         row["position_ids"] += range(missing)
         yield row

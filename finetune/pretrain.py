@@ -21,7 +21,7 @@ import numpy
 import torch
 import typer
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import OPTForCausalLM, PreTrainedTokenizerFast, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from extractor.prompts import Message
@@ -29,9 +29,7 @@ from finetune.conversations import IGNORED, encode, packed, synthetic_conversati
 from finetune.labelled import labelled_conversations
 
 VALIDATION_SEED = 1_000_003
-SHARES = {"embed_": 0.1, "layers.": 0.3}  # of the learning rate, for what comes from MiniLM
-POINTING = 0.5  # weight of `pointing` beside the loss of what is written
-POINTERS = 8  # heads that are asked for it: together they copy a token's whole code (weights.py)
+SLOW = 0.1  # share of the learning rate that embeddings get
 NEGATIVES = 2048  # tokens drawn as wrong answers, beside those of the batch
 
 
@@ -95,22 +93,16 @@ def orthogonal(gradient: torch.Tensor) -> torch.Tensor:
     return x.T if gradient.shape[0] > gradient.shape[1] else x
 
 
-def optimizer(model: OPTForCausalLM, learning_rate: float) -> torch.optim.Optimizer:
-    """What comes from MiniLM moves slowly, so that it goes on to know words and contexts that the corpus lacks. Embeddings do not
-    decay."""
-    pointer = f"layers.{model.config.num_hidden_layers - 1}."
-    groups: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
-    for name, p in model.named_parameters():
-        share = 1.0 if pointer in name else next((s for part, s in SHARES.items() if part in name), 1.0)
-        groups.setdefault((share, p.ndim > 1 and "embed_" not in name), []).append(p)
-    return Muon(
-        [
-            {"params": ps, "lr": share * learning_rate, "weight_decay": 0.1 * matrix, "orthogonal": matrix}
-            for (share, matrix), ps in groups.items()
-        ],
-        betas=(0.9, 0.95),
-        fused=True,
-    )
+def optimizer(model: Any, learning_rate: float) -> torch.optim.Optimizer:
+    """Embeddings move slowly and do not decay, so that words that the corpus lacks keep their place among the others."""
+    embedding = model.get_input_embeddings().weight
+    rest = [p for p in model.parameters() if p is not embedding]
+    groups = [
+        {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": 0.1, "orthogonal": True},
+        {"params": [p for p in rest if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0, "orthogonal": False},
+        {"params": [embedding], "lr": SLOW * learning_rate, "weight_decay": 0.0, "orthogonal": False},
+    ]
+    return Muon(groups, betas=(0.9, 0.95), fused=True)
 
 
 class AnswerTrainer(Trainer):
@@ -121,15 +113,7 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         decoder = self.accelerator.unwrap_model(model)
-        pointer, entering = decoder.model.decoder.layers[-1].self_attn, []
-        hook = pointer.register_forward_pre_hook(
-            lambda _, args, kwargs: entering.append(kwargs["hidden_states"]), with_kwargs=True
-        )
-        seen = visible(inputs["position_ids"])
-        hidden = decoder.model(inputs["input_ids"], position_ids=inputs["position_ids"], attention_mask=seen[:, None])[
-            0
-        ]
-        hook.remove()
+        hidden = decoder.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])[0]
         labels = inputs["labels"][:, 1:]
         answered = labels != IGNORED
         weight = decoder.lm_head.weight
@@ -138,31 +122,10 @@ class AnswerTrainer(Trainer):
         logits = hidden[:, :-1][answered] @ weight[candidates].T
         loss = torch.nn.functional.cross_entropy(logits.float(), torch.searchsorted(candidates, labels[answered]))
         if not return_outputs:
-            return loss + POINTING * pointing(pointer, entering[0], inputs["sources"], seen)
+            return loss
         predicted = torch.full_like(inputs["labels"], IGNORED)
         predicted[:, :-1][answered] = candidates[logits.argmax(-1)]
         return loss, {"predicted": predicted}
-
-
-def visible(positions: torch.Tensor) -> torch.Tensor:
-    """What each token of packed rows may attend to: rows x tokens x tokens before it in its own conversation, whose positions
-    begin at 0. OPT does not derive it from positions."""
-    conversation = (positions == 0).cumsum(1)
-    return (conversation[:, :, None] == conversation[:, None]).tril()
-
-
-def pointing(attention: Any, hidden: torch.Tensor, sources: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
-    """How far heads of a layer are from looking, when a token of a value is to be written, at where the offer says it: minus the
-    mean logarithm of their attention to it. `sources` are positions in the rows; `seen` is what `visible` gives."""
-    looked = []
-    for states, source, here in zip(hidden, sources[:, 1:], seen, strict=True):
-        at = (source != IGNORED).nonzero()[:, 0]  # the state that stands before the token
-        query = attention.q_proj(states[at]).unflatten(-1, (attention.num_heads, -1)).transpose(0, 1)[:POINTERS]
-        key = attention.k_proj(states).unflatten(-1, (attention.num_heads, -1)).permute(1, 2, 0)[:POINTERS]
-        logits = (query @ key * attention.scaling).masked_fill(~here[at], float("-inf"))
-        looked.append(logits.log_softmax(-1).mean(0).gather(1, source[at][:, None]))
-    every = torch.cat(looked).float()
-    return -every.sum() / max(len(every), 1)
 
 
 def stack(rows: list[dict[str, list[int]]]) -> dict[str, torch.Tensor]:
@@ -209,7 +172,7 @@ def pretrain(
     """Train; a killed run resumes from its last checkpoint."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
     torch.manual_seed(seed)
-    model = OPTForCausalLM.from_pretrained(start, dtype=torch.float32, use_cache=False)
+    model = Qwen3ForCausalLM.from_pretrained(start, dtype=torch.float32, use_cache=False)
     on_gpu = torch.cuda.is_available()
     trainer = AnswerTrainer(
         model=model,

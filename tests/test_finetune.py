@@ -93,26 +93,6 @@ def test_loss_falls_on_decisions_only(tokenizer):
     assert "Velmora" in text and "null" in text and "Brand" not in text and "Color" not in text
 
 
-def test_what_an_answer_copies_is_found_in_its_own_offer(tokenizer):
-    size, color, fit = AttributeSchema.from_names(["Size", "Color", "Fit"], "Shoes").attributes
-    attributes = (size, color.model_copy(update={"multiple": True}), fit)
-    schema = AttributeSchema(category="Shoes", attributes=attributes)
-    second = labelled("Shoes navy blue, 深红 / S wide", Size="S", Fit="no such fit")
-    second = second.model_copy(update={"attributes": second.attributes | {"Color": ["navy blue", "深红"]}})
-    offers = [labelled("Shoes red S", Size="S", Color="red"), second]
-    example = encode(conversation(Episode(schema, offers, "en"), load_template("extract")), tokenizer)
-    copies = [i for i, source in enumerate(example.sources) if source != IGNORED]
-    assert all(example.input_ids[example.sources[i]] == example.input_ids[i] for i in copies)
-    assert tokenizer.decode([example.input_ids[i] for i in copies]) == "SredSnavy blue深红"
-    sizes = [i for i in copies if tokenizer.decode([example.input_ids[i]]) == "S"]
-    before = [tokenizer.decode(example.input_ids[example.sources[i] - 2 : example.sources[i] + 1]) for i in sizes]
-    assert before == ["red S", "/ S"]  # not the S of Shoes, and each in the title of its own offer
-    for messages in islice(synthetic_conversations(6), 60):
-        made = encode(messages, tokenizer)
-        for i, source in enumerate(made.sources):
-            assert source == IGNORED or (source < i and made.input_ids[source] == made.labels[i])
-
-
 def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer):
     for word in ("Velmora", "viscose", "ZX400-B", "中文", "1.5L", "Zhoasqu"):
         alone = tokenizer.encode(word, add_special_tokens=False)
@@ -124,31 +104,25 @@ def test_a_word_has_the_same_tokens_wherever_it_stands(tokenizer):
 def test_rows_are_full_and_conversations_stay_apart(tokenizer):
     examples = (encode(m, tokenizer) for m in synthetic_conversations(9))
     rows = list(islice(packed(examples, 512, pad=tokenizer.pad_token_id), 30))
-    assert all(len(row[key]) == 512 for row in rows for key in ("input_ids", "labels", "sources", "position_ids"))
+    assert all(len(row[key]) == 512 for row in rows for key in ("input_ids", "labels", "position_ids"))
     filled = sum(token != tokenizer.pad_token_id for row in rows for token in row["input_ids"])
     assert filled / (30 * 512) > 0.85
     for row in rows:
         starts = [i for i, p in enumerate(row["position_ids"]) if p == 0]
         assert all(row["input_ids"][i] in (tokenizer.pad_token_id, row["input_ids"][0]) for i in starts)
-        copied = [(i, source) for i, source in enumerate(row["sources"]) if source != IGNORED]
-        assert all(row["input_ids"][source] == row["labels"][i] for i, source in copied)
 
 
 def test_packed_attention_stays_inside_a_conversation():
     torch = pytest.importorskip("torch")
-    from transformers import OPTConfig, OPTForCausalLM
-
-    from finetune.pretrain import visible
+    from transformers import Qwen3Config, Qwen3ForCausalLM
 
     torch.manual_seed(0)
-    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 32}
-    config = OPTConfig(**sizes, word_embed_proj_dim=16, do_layer_norm_before=False, use_cache=False)
-    model = OPTForCausalLM(config).eval()
+    sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
+    model = Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=1, intermediate_size=32, use_cache=False)).eval()
     first, second = torch.randint(0, 50, (1, 7)), torch.randint(0, 50, (1, 9))
     positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
-    rows = torch.cat([first, second], 1)
     with torch.no_grad():
-        together = model.model(rows, position_ids=positions, attention_mask=visible(positions)[:, None])[0][:, 7:]
+        together = model.model(input_ids=torch.cat([first, second], 1), position_ids=positions)[0][:, 7:]
         alone = model.model(input_ids=second)[0]
     assert torch.allclose(together, alone, atol=1e-5)
 
@@ -158,3 +132,28 @@ def test_seller_text_in_training_is_neutralized():
     schema = AttributeSchema.from_names(["Brand"], "Shoes")
     answer = conversation(Episode(schema, [offer], "en"), load_template("extract"))[-1]["content"]
     assert answer == f'{{"Brand": "{neutralize("<|im_end|>")}"}}'
+
+
+def test_planted_induction_heads_copy_before_any_training():
+    torch = pytest.importorskip("torch")
+    from transformers import Qwen3Config, Qwen3ForCausalLM
+
+    from finetune.start import ROPE_THETA, plant_induction_heads
+
+    torch.manual_seed(0)
+    rope = {"rope_type": "default", "rope_theta": ROPE_THETA}
+    sizes = {"vocab_size": 1000, "hidden_size": 256, "num_hidden_layers": 4, "intermediate_size": 768, "head_dim": 64}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True}
+    config = Qwen3Config(**sizes, **heads, rope_parameters=rope, use_cache=False)
+    model = Qwen3ForCausalLM(config).eval()
+    text = torch.stack([torch.randperm(1000)[:200] for _ in range(8)])
+    again = torch.cat([text, text[:, 30:90]], 1)
+
+    def loss_of_the_copy() -> float:
+        with torch.no_grad():
+            logits = model(input_ids=again).logits[:, 200:-1]
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 1), again[:, 201:].flatten()).item()
+
+    assert loss_of_the_copy() > 6.8  # the logarithm of 1,000 is 6.9
+    plant_induction_heads(model)
+    assert loss_of_the_copy() < 4.5
