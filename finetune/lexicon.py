@@ -54,7 +54,6 @@ def load_lexicon(folder: Path = LEXICONS) -> Lexicon:
 
 
 _SLOT = re.compile(r"\{([^{}]+)\}")
-# A pattern that draws one number: 'Pack of {2-12}', '{1-9}.{1-9} kg', '{50-900/50}-Count'.
 
 
 @lru_cache(maxsize=1)
