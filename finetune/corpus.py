@@ -7,9 +7,10 @@ stand as demonstrations. Titles are built from segments, and a value is what its
 construction. The words are data (`lexicons/`, drawn by lexicon.py), the schemas are of slots.py; this module joins them.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from random import Random
+from typing import Any, cast
 
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
@@ -57,17 +58,41 @@ def _cased(rng: Random, style: str, text: str) -> str:
     return text
 
 
+class _Seller:
+    """How one seller writes titles: each habit is drawn when it is first needed, and kept."""
+
+    def __init__(self, rng: Random) -> None:
+        self.rng, self.habits = rng, dict[Hashable, Any]()
+        self.case = rng.choices(("as is", "title", "lower", "upper"), (60, 27, 8, 5))[0]
+        self.plain = rng.random() < 0.4  # words in a row, as on marketplaces of many small sellers
+        self.stuffed = rng.random() < 0.3  # with search words
+
+    def one(self, habit: Hashable, options: Sequence[Any]) -> Any:
+        if habit not in self.habits:
+            self.habits[habit] = options[int(self.rng.random() * len(options))]
+        return self.habits[habit]
+
+    def share(self, habit: Hashable) -> float:
+        """From 0 to 1, evenly."""
+        if habit not in self.habits:
+            self.habits[habit] = self.rng.random()
+        return cast(float, self.habits[habit])
+
+
 class _OfferBuilder:
     """Builds one offer; `gold` fills up as values are placed."""
 
     def __init__(
-        self, lexicon: Lexicon, rng: Random, category: Category, slots: list[Slot], distractors: list[str]
+        self,
+        lexicon: Lexicon,
+        rng: Random,
+        category: Category,
+        slots: list[Slot],
+        distractors: list[str],
+        seller: _Seller,
     ) -> None:
         self.shared, self.rng, self.category, self.slots = lexicon.shared, rng, category, slots
-        self.lexicon, self.distractors = lexicon, distractors
-        self.case = rng.choices(("as is", "title", "lower", "upper"), (60, 27, 8, 5))[0]
-        self.plain = rng.random() < 0.4  # words in a row, as on marketplaces of many small sellers
-        self.stuffed = rng.random() < 0.3  # with search words
+        self.lexicon, self.distractors, self.seller = lexicon, distractors, seller
         self.gold: dict[str, list[str]] = {}
         self.said: dict[str, str] = {}  # how the offer writes the value of an attribute
 
@@ -87,13 +112,13 @@ class _OfferBuilder:
         if slot.attribute.type == "boolean":
             answer = "true" if rng.random() < 0.65 else "false"
             self.gold[slot.attribute.name] = [answer]
-            return _cased(rng, self.case, rng.choice(slot.groups[answer]))
+            return _cased(rng, self.seller.case, rng.choice(slot.groups[answer]))
         wanted = rng.choice((1, 1, 2, 3)) if slot.attribute.multiple else 1
         if slot.groups:
             answers = rng.sample(list(slot.groups), min(wanted, len(slot.groups)))
-            values = [_cased(rng, self.case, rng.choice(slot.groups[a])) for a in answers]
+            values = [_cased(rng, self.seller.case, rng.choice(slot.groups[a])) for a in answers]
         else:
-            values = list(dict.fromkeys(_cased(rng, self.case, draw(rng, slot.values)) for _ in range(wanted)))
+            values = list(dict.fromkeys(_cased(rng, self.seller.case, draw(rng, slot.values)) for _ in range(wanted)))
             answers = values
         self.gold[slot.attribute.name] = answers
         joint = "/" if self.category.language == "zh" else rng.choice(("/", ", ", " and ", " & ", "/", " + ", "|"))
@@ -101,9 +126,9 @@ class _OfferBuilder:
 
     def segment(self, slot: Slot) -> str:
         text = self.value(slot)
-        if self.category.language == "zh" or slot.groups or self.plain:
+        if self.category.language == "zh" or slot.groups or self.seller.plain:
             return text
-        phrase = self.rng.choice(named(self.lexicon, slot.source, "phrases", ["{}"]))
+        phrase: str = self.seller.one((slot, "phrase"), named(self.lexicon, slot.source, "phrases", ["{}"]))
         return phrase.replace("{name}", slot.attribute.name).replace("{}", text)
 
     def noise(self) -> str:
@@ -111,34 +136,38 @@ class _OfferBuilder:
         kind = rng.random()
         if kind < 0.2 and self.category.language == "en":
             return draw(rng, self.shared["generic_noise"])
-        return _cased(rng, self.case, rng.choice(self.category.noise))
+        return _cased(rng, self.seller.case, rng.choice(self.category.noise))
 
     def build(self, identity: str) -> LabelledOffer:
-        rng, zh = self.rng, self.category.language == "zh"
+        rng, seller, zh = self.rng, self.seller, self.category.language == "zh"
         filled = [s for s in self.slots if rng.random() < s.present]
-        with_description = rng.random() < (0.15 if zh else 0.3)
-        in_title = [s for s in filled if not with_description or rng.random() < 0.65]
+        with_description = seller.share("description") < (0.15 if zh else 0.3)
+        in_title = [s for s in filled if not with_description or seller.share((s, "title")) < 0.65]
         repeated = rng.choice((0.0, 0.0, 0.3, 0.6))
         in_description = [s for s in filled if s not in in_title or rng.random() < repeated]
         segments = [(self.segment(s), s.source) for s in in_title]
         if not any(s.source == "Product Type" for s in self.slots):  # nobody asks for it, and search words repeat it
-            for _ in range(rng.choice((2, 3, 4) if self.stuffed else (1, 1, 1, 2, 3))):
-                segments.append((_cased(rng, self.case, rng.choice(self.category.products)), "Product Type"))
-        noises = rng.choice((1, 2, 3, 4) if self.stuffed else (0, 0, 1, 1, 2, 3))
+            for _ in range(rng.choice((2, 3, 4) if seller.stuffed else (1, 1, 1, 2, 3))):
+                segments.append((_cased(rng, seller.case, rng.choice(self.category.products)), ""))
+        noises = rng.choice((1, 2, 3, 4) if seller.stuffed else (0, 0, 1, 1, 2, 3))
         segments += [(self.noise(), "") for _ in range(noises)]
-        segments += [(d, "") for d in self.distractors if rng.random() < (0.9 if self.stuffed else 0.4)]
+        segments += [(d, "") for d in self.distractors if rng.random() < (0.9 if seller.stuffed else 0.4)]
         for slot in self.slots:
             if slot.others and slot not in filled and rng.random() < 0.4:
-                segments.append((_cased(rng, self.case, rng.choice(slot.others)), ""))
+                segments.append((_cased(rng, seller.case, rng.choice(slot.others)), ""))
         if not segments:
             segments.append((self.noise(), ""))
-        rng.shuffle(segments)
-        if rng.random() < 0.75:  # brand first, then model, as most sellers do
-            code = rng.choice((-1, -1, 1))  # or at the end
-            segments.sort(key=lambda s: ("Brand", "品牌").count(s[1]) * -2 + code * s[1].startswith(_CODES))
+        lead, code = seller.one("lead", (1, 1, 1, 0)), seller.one("code", (-1, -1, 1))
+
+        def place(segment: tuple[str, str]) -> tuple[int, float]:  # brand first, then model, as most sellers do
+            source = segment[1]
+            front = lead * (-2 * (source in ("Brand", "品牌")) + code * source.startswith(_CODES))
+            return front, seller.share((source, "place")) if source else rng.random()
+
+        segments.sort(key=place)
         if rng.random() < 0.05:
             segments += segments[-rng.randint(1, 3) :]
-        title = self.joined([text for text, _ in segments])
+        title = self.joined(segments)
         description = self.description(in_description) if with_description else None
         absent = [s.attribute.name for s in self.slots if s.attribute.name not in self.gold]
         return LabelledOffer(
@@ -150,20 +179,25 @@ class _OfferBuilder:
             absent=absent,
         )
 
-    def joined(self, texts: list[str]) -> str:
-        rng = self.rng
+    def joined(self, segments: list[tuple[str, str]]) -> str:
+        rng, seller = self.rng, self.seller
         if self.category.language == "zh":
-            return "".join(t + rng.choice(("", "", "", "", " ", "/")) for t in texts).strip(" /")
-        main, kept = (" ", 1.0) if self.plain else (rng.choice(_JOINTS), 0.6)
-        parts = [texts[0]]
-        for text in texts[1:]:
-            joint = main if rng.random() < kept else rng.choice(_JOINTS)
-            if rng.random() < 0.06:
-                text, joint = rng.choice(("({})", "[{}]", "【{}】", "*{}*", '"{}"')).replace("{}", text), " "
+            return "".join(t + rng.choice(("", "", "", "", " ", "/")) for t, _ in segments).strip(" /")
+        main = " " if seller.plain else seller.one("joint", _JOINTS)
+        parts: list[str] = []
+        for text, source in segments:
+            own = source or rng.random()  # what is no attribute's has no habit
+            joint = main if seller.plain or seller.share((own, "joint")) < 0.6 else seller.one((own, "own"), _JOINTS)
+            if parts and seller.share((own, "bracketed")) < 0.06:
+                brackets: str = seller.one((own, "brackets"), ("({})", "[{}]", "【{}】", "*{}*", '"{}"'))
+                text, joint = brackets.replace("{}", text), " "
             parts += [joint, text]
+        title = "".join(parts[1:])
         title = "".join(parts)
-        if rng.random() < 0.06:
-            title += rng.choice((" ", " | ", " - ")) + draw(rng, self.shared["shops"])
+        if seller.share("names the shop") < 0.06:
+            title += seller.one("before the shop", (" ", " | ", " - ")) + seller.one(
+                "shop", [draw(rng, self.shared["shops"])]
+            )
         if rng.random() < 0.02:
             title = rng.choice(("🔥", "✅", "⭐", "🎁", "‼️", "💯")) + rng.choice((" ", "")) + title
         return title
@@ -207,7 +241,12 @@ def episode(rng: Random, n_offers: int, lexicon: Lexicon | None = None) -> Episo
         description=f"{rng.choice(category.products)}, {rng.choice(category.products)}" if shown < 0.15 else None,
         attributes=tuple(s.attribute for s in slots),
     )
-    offers = [_OfferBuilder(lexicon, rng, category, slots, unasked).build(f"s{i}") for i in range(n_offers)]
+    # Offers that are alike, as demonstrations are, often come from one seller: a value stands where it stood before.
+    sellers = [_Seller(rng) for _ in range(min(n_offers, rng.choice((1, 1, 2, 3, n_offers))))]
+    offers = [
+        _OfferBuilder(lexicon, rng, category, slots, unasked, rng.choice(sellers)).build(f"s{i}")
+        for i in range(n_offers)
+    ]
     return Episode(schema, offers, category.language, _known(rng, schema, offers))
 
 

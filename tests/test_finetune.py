@@ -116,14 +116,18 @@ def test_packed_attention_stays_inside_a_conversation():
     torch = pytest.importorskip("torch")
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
+    from finetune.pretrain import attention_by_conversation  # noqa: F401  (registers itself)
+
     torch.manual_seed(0)
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
     model = Qwen3ForCausalLM(Qwen3Config(**sizes, num_key_value_heads=1, intermediate_size=32, use_cache=False)).eval()
-    first, second = torch.randint(0, 50, (1, 7)), torch.randint(0, 50, (1, 9))
-    positions = torch.cat([torch.arange(7), torch.arange(9)])[None]
+    conversations = [torch.randint(0, 50, (1, n)) for n in (7, 9, 4, 12)]
+    rows = torch.stack([torch.cat(pair, 1)[0] for pair in (conversations[:2], conversations[2:])])
+    positions = torch.stack([torch.cat([torch.arange(n), torch.arange(16 - n)]) for n in (7, 4)])
     with torch.no_grad():
-        together = model.model(input_ids=torch.cat([first, second], 1), position_ids=positions)[0][:, 7:]
-        alone = model.model(input_ids=second)[0]
+        alone = torch.cat([model.model(input_ids=c)[0][0] for c in conversations])
+        model.set_attn_implementation("by_conversation")
+        together = model.model(input_ids=rows, position_ids=positions)[0].flatten(0, 1)
     assert torch.allclose(together, alone, atol=1e-5)
 
 
