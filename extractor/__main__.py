@@ -18,6 +18,7 @@ ROOMS = (  # word of the command line, commands of another room, the group that 
     ("eval", "eval.confidence_cli:app", "eval.cli:app", None),
     ("eval", "eval.robustness_cli:app", "eval.cli:app", None),
     ("prompts", "eval.prompts_cli:app", "extractor.prompts_cli:app", None),
+    ("adapters", "eval.adapters_cli:app", "extractor.adapters_cli:app", None),
 )
 
 

@@ -1,17 +1,169 @@
-"""LoRA adapters: whether a folder of weights belongs to a base model."""
+"""LoRA adapters: what a folder of weights is and was made for, and the registry that says which one serves a category.
 
+adapters/                    a registry
+  registry.json              every promotion and rollback, in order
+  shoes/1/ shoes/2/          versions: what PEFT saved, with adapter.json (its card) and labels.jsonl (what it learned from)
+"""
+
+import hashlib
 import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from extractor.errors import AdapterError
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from extractor.errors import AdapterError, InputError, explain
+from extractor.schema import category_key
+
+CARD, LABELS, REGISTRY = "adapter.json", "labels.jsonl", "registry.json"
 
 
-def check_adapter(adapter: Path, base: str) -> int:
-    """Refuse an adapter that is damaged or was made for another base model; return its rank.
+class Card(BaseModel):
+    """What made an adapter. `base` is name@version, `base_fingerprint` of its weights; `schemas` are category -> schema@hash;
+    `labels_sha256` of labels.jsonl; `scores` of offers that were held out, if any were."""
 
-    Compared are the shapes of the weights: the name that PEFT writes into `adapter_config.json` is a path on the
-    machine of whoever trained it.
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    version: int
+    base: str
+    base_fingerprint: str
+    schemas: dict[str, str]
+    template: str
+    template_sha256: str
+    k: int
+    known: bool
+    labels: int
+    labels_sha256: str
+    recipe: dict[str, Any]
+    scores: dict[str, Any]
+    created: str
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """`reference` goes into provenance: name@version of its card, or the folder's name where PEFT alone wrote it."""
+
+    reference: str
+    folder: Path
+    card: Card | None
+
+
+def open_adapter(folder: Path) -> Adapter:
+    """Raises AdapterError for a folder without an adapter, or with a broken card."""
+    file = folder / CARD
+    if not file.is_file():
+        if not (folder / "adapter_config.json").is_file():
+            raise AdapterError(f"{folder}: no adapter_config.json; --adapter takes a folder that PEFT saved")
+        return Adapter(folder.name, folder, None)
+    try:
+        card = Card.model_validate_json(file.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise AdapterError(f"{file}: not UTF-8 at byte {error.start}") from error
+    except ValidationError as error:
+        raise AdapterError(f"{file}: not the card of an adapter: {explain(error)}") from error
+    return Adapter(f"{card.name}@{card.version}", folder, card)
+
+
+def fingerprint(model: str) -> str:
+    """Sixteen hexadecimal digits of a model folder's configuration and weights (of these, the names, shapes and sizes, and the
+    first megabyte of each file: a whole model is too long to read at each start); a hub name stands for itself."""
+    folder = Path(model)
+    if not folder.is_dir():
+        return model
+    content = hashlib.sha256((folder / "config.json").read_bytes())
+    for file in sorted(folder.glob("*.safetensors")):
+        content.update(f"{file.name} {file.stat().st_size}".encode())
+        with file.open("rb") as stream:
+            content.update(stream.read(1 << 20))
+    return content.hexdigest()[:16]
+
+
+def next_version(folder: Path) -> int:
+    """Of the adapter whose versions are in this folder."""
+    return 1 + max((int(p.name) for p in folder.glob("[0-9]*") if p.name.isdigit()), default=0)
+
+
+class Registry:
+    """A folder of adapters, and the history of which one serves which category."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            raise InputError(
+                f"{root}: no such folder of adapters; `shelfwise finetune lora --out {root}/NAME` begins one"
+            )
+        self.root = root
+        try:
+            file = root / REGISTRY
+            self.history: list[dict[str, Any]] = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
+        except ValueError as error:
+            raise AdapterError(f"{root / REGISTRY}: broken: {error}") from error
+
+    def adapters(self) -> Iterator[Adapter]:
+        """All versions, by name and number."""
+        for folder in sorted(p.parent for p in self.root.glob(f"*/*/{CARD}")):
+            yield open_adapter(folder)
+
+    def find(self, reference: str) -> Adapter:
+        """An adapter by name@version, or the newest of a name. Raises InputError."""
+        name = reference.partition("@")[0]
+        found = [
+            a for a in self.adapters() if a.reference == reference or (a.card and a.card.name == name == reference)
+        ]
+        if not found:
+            known = ", ".join(a.reference for a in self.adapters()) or "none"
+            raise InputError(f"{self.root}: no adapter {reference!r}; there are {known}")
+        return max(found, key=lambda a: a.card.version if a.card else 0)
+
+    def serving(self) -> dict[str, str]:
+        """category -> reference of the adapter that was promoted for it last and not rolled back."""
+        return {category: stack[-1] for category, stack in self._stacks().items() if stack}
+
+    def _stacks(self) -> dict[str, list[str]]:
+        stacks: dict[str, list[str]] = {}
+        for entry in self.history:
+            for category in entry["categories"]:
+                stack = stacks.setdefault(category, [])
+                if entry["adapter"] is None:
+                    stack.pop()
+                else:
+                    stack.append(entry["adapter"])
+        return stacks
+
+    def promote(self, adapter: Adapter, evidence: Mapping[str, Any], forced: str | None = None) -> None:
+        """From now on the adapter serves its categories; `evidence` and the reason of a `forced` promotion are kept."""
+        if adapter.card is None:
+            raise AdapterError(f"{adapter.folder}: no {CARD}, so it is not known which category it was trained for")
+        self._enter(adapter.reference, list(adapter.card.schemas), {"evidence": dict(evidence), "forced": forced})
+
+    def rollback(self, category: str) -> tuple[str, str | None]:
+        """Take back the last promotion of a category: the category, and what serves it now, None for prompting. Raises
+        InputError."""
+        stacks = {category_key(c): (c, stack) for c, stack in self._stacks().items()}
+        name, stack = stacks.get(category_key(category), (category, []))
+        if not stack:
+            served = ", ".join(self.serving()) or "none"
+            raise InputError(f"{self.root}: no adapter serves {category!r}; served are {served}")
+        self._enter(None, [name], {})
+        return name, stack[-2] if len(stack) > 1 else None
+
+    def _enter(self, adapter: str | None, categories: list[str], more: dict[str, Any]) -> None:
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self.history.append({"adapter": adapter, "categories": categories, "at": now, **more})
+        aside = self.root / f".{REGISTRY}.{os.getpid()}"
+        aside.write_text(json.dumps(self.history, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        aside.replace(self.root / REGISTRY)
+
+
+def check_adapter(adapter: Path, base: str) -> dict[str, Any]:
+    """Refuse an adapter that is damaged or was made for another base model; return PEFT's configuration of it.
+
+    Compared are the fingerprint of its card, if it has one, and the shapes of the weights: the name that PEFT writes into
+    `adapter_config.json` is a path on the machine of whoever trained it.
     """
     config_path, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
     for file in (config_path, weights):
@@ -19,11 +171,13 @@ def check_adapter(adapter: Path, base: str) -> int:
             raise AdapterError(f"{adapter}: no {file.name}; --adapter takes a folder that PEFT saved")
     try:
         config: dict[str, Any] = json.loads(config_path.read_text(encoding="utf-8"))
-        rank = int(config["r"])
         with weights.open("rb") as stream:
             header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
-    except (ValueError, KeyError, UnicodeDecodeError, OverflowError, MemoryError) as error:
+    except (ValueError, UnicodeDecodeError, OverflowError, MemoryError) as error:
         raise AdapterError(f"{adapter}: damaged: {error}") from error
+    card = open_adapter(adapter).card
+    if card and card.base_fingerprint != fingerprint(base):
+        raise AdapterError(f"{adapter}: made for {card.base}, and {base} has other weights; train it anew")
     base_config = Path(base) / "config.json"
     if base_config.is_file():
         model = json.loads(base_config.read_text(encoding="utf-8"))
@@ -37,4 +191,12 @@ def check_adapter(adapter: Path, base: str) -> int:
                 f"{adapter}: made for {made_for} (width {sorted(widths)}, layer {deepest}), not for {base}"
                 f" (width {hidden}, {layers} layers); pass the --model that it was trained on"
             )
-    return rank
+    return config
+
+
+def rank_for_vllm(adapter: Path, config: dict[str, Any]) -> int:
+    """The rank of an adapter that vLLM can serve; AdapterError for another kind."""
+    kind = "DORA" if config.get("use_dora") else config.get("peft_type")
+    if kind != "LORA" or not isinstance(config.get("r"), int):
+        raise AdapterError(f"{adapter}: vLLM serves LoRA and rsLoRA, not {kind}; use --engine huggingface")
+    return int(config["r"])

@@ -21,6 +21,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from rich.table import Table
 from typer.core import TyperGroup
 
+from extractor.adapters_cli import app as adapters_app
 from extractor.config import load_settings, open_extractor
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
@@ -28,6 +29,7 @@ from extractor.extract import Extractor
 from extractor.io import Columns, OfferReader, open_writer, read_labelled
 from extractor.options import (
     Adapter,
+    Adapters,
     BaseUrl,
     Calibration,
     Choice,
@@ -66,6 +68,7 @@ app = typer.Typer(cls=_Group, no_args_is_help=True, pretty_exceptions_enable=Fal
 schema_app = typer.Typer(no_args_is_help=True, help="Check schemas, export them as JSON Schema.")
 app.add_typer(schema_app, name="schema")
 app.add_typer(prompts_app, name="prompts")
+app.add_typer(adapters_app, name="adapters")
 
 
 @app.callback()
@@ -92,6 +95,7 @@ def extract(
     engine: Engine = None,
     model: Model = None,
     adapter: Adapter = None,
+    adapters: Adapters = None,
     base_url: BaseUrl = None,
     api_key: Annotated[str | None, typer.Option(help="For that server; better in SHELFWISE_API_KEY.")] = None,
     concurrency: Annotated[int | None, typer.Option(help="Requests under way at a server. (default: 64)")] = None,
@@ -105,6 +109,7 @@ def extract(
         engine=engine,
         model=model,
         adapter=adapter,
+        adapters=adapters,
         base_url=base_url,
         api_key=api_key,
         concurrency=concurrency,

@@ -11,16 +11,18 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
+from extractor.adapters import LABELS, Adapter, Registry, open_adapter
 from extractor.confidence import FILE, Calibration, load_calibration
 from extractor.constraints import Grounding
 from extractor.demonstrations import Choice, DemonstrationPool, Order
 from extractor.engines import Engine, create_engine
 from extractor.engines.models import model_reference, resolve_model
-from extractor.errors import InputError
-from extractor.extract import Extractor
+from extractor.errors import AdapterError, InputError
+from extractor.extract import Asking, Extractor
+from extractor.io import read_labelled
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema
+from extractor.schema import AttributeSchema, category_key
 from extractor.vocabulary import Vocabulary
 
 LOCAL = ("vllm", "huggingface")  # engines that load a model into this process
@@ -32,6 +34,7 @@ class Settings(BaseSettings):
     engine: Literal["vllm", "server", "huggingface", "scripted"] = "vllm"
     model: str | None = None
     adapter: Path | None = None
+    adapters: Path | None = None
     base_url: str = "http://127.0.0.1:8000/v1"
     api_key: str | None = None
     concurrency: int = Field(default=64, ge=1)
@@ -65,12 +68,11 @@ class Settings(BaseSettings):
                     "model": self.model,
                     "api_key": self.api_key,
                     "concurrency": self.concurrency,
+                    "adapters": adapters_of(self),
                 }
             case "scripted":
                 return {}
-            case "huggingface":
-                return {"model": self.model or "base"}
-        return {"model": self.model or "base", "adapter": self.adapter}
+        return {"model": self.model or "base", "adapters": adapters_of(self)}
 
 
 def load_settings(**given: Any) -> Settings:
@@ -85,17 +87,26 @@ def load_settings(**given: Any) -> Settings:
         ) from error
 
 
+def adapters_of(settings: Settings) -> list[Adapter]:
+    """What the engine has to hold: the one adapter of all offers, those that a registry has promoted. Raises InputError."""
+    registry = Registry(settings.adapters) if settings.adapters else None
+    promoted = (
+        [registry.find(reference) for reference in dict.fromkeys(registry.serving().values())] if registry else []
+    )
+    return ([open_adapter(settings.adapter)] if settings.adapter else []) + promoted
+
+
 def model_of(settings: Settings) -> tuple[str, str | None]:
     """The model and the adapter of an engine in this process, as provenance names them."""
-    adapter = settings.adapter if settings.engine == "vllm" else None
-    return model_reference(settings.model or "base"), adapter.name if adapter else None
+    adapter = open_adapter(settings.adapter).reference if settings.adapter else None
+    return model_reference(settings.model or "base"), adapter
 
 
 def calibration_file(settings: Settings) -> Path | None:
     """Where the model's calibration belongs: in the folder of the adapter or else of the model; None where there is none."""
     if settings.engine not in LOCAL:
         return None
-    if settings.engine == "vllm" and settings.adapter:
+    if settings.adapter:
         return settings.adapter / FILE
     folder = Path(resolve_model(settings.model or "base"))
     return folder / FILE if folder.is_dir() else None
@@ -121,16 +132,64 @@ def make_extractor(
     schemas: Sequence[AttributeSchema],
     demonstrations: Sequence[LabelledOffer] = (),
 ) -> Extractor:
+    """`demonstrations` are for what no adapter with labels of its own answers."""
+    own = open_adapter(settings.adapter) if settings.adapter else None
+    asking = _asking(settings, schemas, demonstrations, own)
     return Extractor(
         engine,
         schemas,
-        settings.template,
-        demonstrations=DemonstrationPool(demonstrations, settings.k, settings.choice, order=settings.order),
-        vocabulary=Vocabulary(schemas, demonstrations if settings.known else ()),
+        asking.template,
+        demonstrations=asking.demonstrations,
+        vocabulary=asking.vocabulary,
         grounding=settings.grounding,
         truncate=settings.truncate,
-        calibration=find_calibration(settings),
+        calibration=asking.calibration,
+        adapter=asking.adapter,
+        routes=_routes(settings, schemas),
     )
+
+
+def _asking(
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    demonstrations: Sequence[LabelledOffer],
+    adapter: Adapter | None = None,
+) -> Asking:
+    """An adapter is asked as it was trained: with its template, and known values and demonstrations of its own labels."""
+    template, k, known = settings.template, settings.k, settings.known
+    if adapter and adapter.card:
+        template, k, known = adapter.card.template, adapter.card.k, adapter.card.known
+        demonstrations = read_labelled(adapter.folder / LABELS)
+    loaded = load_template(template)
+    if adapter and adapter.card and loaded.sha256 != adapter.card.template_sha256:
+        raise AdapterError(f"{adapter.folder}: its template {template} has changed since it was trained")
+    return Asking(
+        loaded,
+        DemonstrationPool(demonstrations, k, settings.choice, order=settings.order),
+        Vocabulary(schemas, demonstrations if known else ()),
+        adapter.reference if adapter else None,
+        find_calibration(settings.model_copy(update={"adapter": adapter.folder if adapter else None})),
+    )
+
+
+def _routes(settings: Settings, schemas: Sequence[AttributeSchema]) -> dict[str, Asking]:
+    """category -> how its promoted adapter is asked. Raises AdapterError where it was trained for another schema."""
+    if not settings.adapters:
+        return {}
+    registry = Registry(settings.adapters)
+    routes = {}
+    for category, reference in registry.serving().items():
+        adapter = registry.find(reference)
+        for schema in schemas:
+            if category_key(schema.category) == category_key(category):
+                trained = adapter.card.schemas[category] if adapter.card else schema.reference
+                if trained != schema.reference:
+                    raise AdapterError(
+                        f"{adapter.folder}: trained for {trained}, not for {schema.reference}; train it anew, roll it back, or "
+                        "extract without --adapters"
+                    )
+                routes[category] = _asking(settings, schemas, (), adapter)
+    return routes
 
 
 @contextmanager
@@ -141,6 +200,7 @@ def open_extractor(
     # A mistake in these shows before the engine starts, which takes half a minute.
     load_template(settings.template)
     find_calibration(settings)
+    _routes(settings, schemas)
     engine = create_engine(settings.engine, **settings.engine_options())
     try:
         yield make_extractor(engine, settings, schemas, demonstrations)

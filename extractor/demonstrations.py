@@ -83,20 +83,22 @@ def _words(offer: ProductOffer) -> Counter[str]:
 
 def check_demonstrations(offers: Sequence[LabelledOffer], schemas: Sequence[AttributeSchema]) -> None:
     """Raise DemonstrationError, naming up to five values that stand neither in their offer nor in a vocabulary."""
-    problems = [problem for offer in offers for problem in contradictions(offer, schemas)]
+    problems = [
+        f"{offer.id}: {attribute}: {reason}" for offer in offers for attribute, reason in contradictions(offer, schemas)
+    ]
     if problems:
         shown = "\n  ".join(problems[:5])
         more = f"\n  and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise DemonstrationError(f"demonstrations contradict their own text:\n  {shown}{more}")
 
 
-def contradictions(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> list[str]:
-    """The values of an offer that no extraction could give, each with the reason. Attributes that are not asked for are
-    never shown, hence not checked."""
+def contradictions(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> list[tuple[str, str]]:
+    """The attributes of an offer with a value that no extraction could give, each with the reason. Attributes that are not
+    asked for are never shown, hence not checked."""
     known = {category_key(s.category): s for s in schemas}
     schema = known.get(category_key(offer.category)) or (schemas[0] if len(schemas) == 1 else None)
     return [
-        f"{offer.id}: {attribute.name}: {reason}"
+        (attribute.name, reason)
         for attribute in (schema.attributes if schema else ())
         for value in offer.attributes.get(attribute.name, ())
         if (reason := _problem(attribute, value, offer))

@@ -5,7 +5,7 @@ records = extractor.extract([ProductOffer(id="1", category="Shoes", title="Velmo
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -16,12 +16,24 @@ from extractor.demonstrations import DemonstrationPool
 from extractor.engines.base import Engine, Generation, GenerationRequest
 from extractor.errors import InputError
 from extractor.normalize import resolve
-from extractor.prompts import Template, load_template, neutralize
+from extractor.prompts import Message, Template, load_template, neutralize
 from extractor.records import Extraction, Failure, FailureDetail, FailureReason, ProductOffer, Provenance, Usage
 from extractor.schema import AttributeSchema, category_key
 from extractor.vocabulary import Vocabulary
 
 TOKENS_PER_VALUE = 40  # room for one answered value; a schema's answer gets this for each of its values, and its keys
+
+
+@dataclass(frozen=True)
+class Asking:
+    """How the offers of a category are asked about, by which weights, and what the confidences are worth. `adapter` is the
+    reference of one that the engine holds, None the model alone."""
+
+    template: Template
+    demonstrations: DemonstrationPool
+    vocabulary: Vocabulary
+    adapter: str | None = None
+    calibration: Calibration | None = None
 
 
 @dataclass
@@ -31,6 +43,7 @@ class _Task:
     place: int
     offer: ProductOffer
     schema: AttributeSchema
+    asking: Asking
     request: GenerationRequest
     shown: dict[str, str]
     provenance: Provenance
@@ -44,7 +57,8 @@ class Extractor:
     show; by default those of the schemas. `grounding` "strict" lets text
     attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
     a word, description first, and says so in its record; otherwise it is a Failure. `calibration` is applied to every
-    confidence; that of another model than the engine's is refused (InputError).
+    confidence; that of another model than the engine's is refused (InputError). `adapter` serves all offers, or those of the
+    categories that `routes` does not name.
     """
 
     def __init__(
@@ -58,19 +72,26 @@ class Extractor:
         grounding: Grounding = "strict",
         truncate: bool = False,
         calibration: Calibration | None = None,
+        adapter: str | None = None,
+        routes: Mapping[str, Asking] | None = None,
     ) -> None:
         self.engine = engine
         self.schemas = [schemas] if isinstance(schemas, AttributeSchema) else list(schemas)
         if not self.schemas:
             raise InputError("no schema given")
-        self.template = load_template(template) if isinstance(template, str) else template
-        self.demonstrations = demonstrations or DemonstrationPool([])
-        self.vocabulary = Vocabulary(self.schemas) if vocabulary is None else vocabulary
+        self.asking = Asking(
+            load_template(template) if isinstance(template, str) else template,
+            demonstrations or DemonstrationPool([]),
+            Vocabulary(self.schemas) if vocabulary is None else vocabulary,
+            adapter,
+            calibration,
+        )
+        self._routes = {category_key(category): asking for category, asking in (routes or {}).items()}
         self.grounding: Grounding = grounding
         self.truncate = truncate
-        self.calibration = calibration
-        if calibration:
-            calibration.check(engine.model, engine.adapter)
+        for asking in (self.asking, *self._routes.values()):
+            if asking.calibration:
+                asking.calibration.check(engine.model, asking.adapter)
         self._by_category = {category_key(s.category): s for s in self.schemas}
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
@@ -79,14 +100,14 @@ class Extractor:
         tasks: list[_Task] = []
         made: dict[str, Provenance] = {}
         for place, offer in enumerate(offers):
-            schema = self._schema_for(offer)
+            schema = self.schema_for(offer)
             if schema is None:
                 results[place] = _failure(offer, None, "unknown_category", self._no_schema(offer))
                 continue
             if schema.fingerprint not in made:
                 made[schema.fingerprint] = self._provenance(schema)
             tasks.append(self._task(place, offer, schema, made[schema.fingerprint]))
-        # Offers of a category together: the prefix cache then serves what they share.
+        # Offers of a category together: the prefix cache then serves what they share, and an adapter stays loaded.
         tasks.sort(key=lambda task: task.schema.fingerprint)
         while tasks:
             generations = self.engine.generate([task.request for task in tasks])
@@ -100,7 +121,8 @@ class Extractor:
             tasks = again
         return [result for result in results if result is not None]
 
-    def _schema_for(self, offer: ProductOffer) -> AttributeSchema | None:
+    def schema_for(self, offer: ProductOffer) -> AttributeSchema | None:
+        """The schema of the offer's category, or the only one there is."""
         if len(self.schemas) == 1:
             return self.schemas[0]
         return self._by_category.get(category_key(offer.category))
@@ -115,12 +137,19 @@ class Extractor:
         self, place: int, offer: ProductOffer, schema: AttributeSchema, provenance: Provenance, truncated: bool = False
     ) -> _Task:
         shown = {field: neutralize(text) for field, text in offer.texts().items()}
-        request = GenerationRequest(
-            self.template.render(schema, offer, self.demonstrations.choose(offer, schema), self.vocabulary.known),
-            build_constraint(schema, shown, self.grounding),
-            max_tokens=answer_bound(schema),
-        )
-        return _Task(place, offer, schema, request, shown, provenance, truncated)
+        constraint = build_constraint(schema, shown, self.grounding)
+        asking = self._asking(schema)
+        request = GenerationRequest(self.prompt(offer, schema), constraint, answer_bound(schema), asking.adapter)
+        return _Task(place, offer, schema, asking, request, shown, provenance, truncated)
+
+    def _asking(self, schema: AttributeSchema) -> Asking:
+        return self._routes.get(category_key(schema.category), self.asking)
+
+    def prompt(self, offer: ProductOffer, schema: AttributeSchema) -> list[Message]:
+        """What the model is asked about an offer; training asks the same."""
+        asking = self._asking(schema)
+        chosen = asking.demonstrations.choose(offer, schema)
+        return asking.template.render(schema, offer, chosen, asking.vocabulary.known)
 
     def _shortened(self, task: _Task, generation: Generation) -> _Task | None:
         """The same offer cut to what fits by its share of the tokens; None if nothing is left to cut, or cutting is off."""
@@ -169,7 +198,7 @@ class Extractor:
                     value,
                     task.shown,
                     original,
-                    self._confidence(span_confidence(ends, generation.logprobs, value.begin, value.end)),
+                    _calibrated(task.asking, span_confidence(ends, generation.logprobs, value.begin, value.end)),
                 )
                 for value in answer[attribute.name]
             ]
@@ -189,20 +218,22 @@ class Extractor:
             ),
         )
 
-    def _confidence(self, raw: float | None) -> float | None:
-        return raw if raw is None or self.calibration is None else self.calibration(raw)
-
     def _provenance(self, schema: AttributeSchema) -> Provenance:
+        asking = self._asking(schema)
         return Provenance.model_construct(
             model=self.engine.model,
-            adapter=self.engine.adapter,
+            adapter=asking.adapter,
             engine=self.engine.name,
-            template=self.template.reference,
-            template_sha256=self.template.sha256,
+            template=asking.template.reference,
+            template_sha256=asking.template.sha256,
             schema_=schema.reference,
-            calibration=self.calibration.reference if self.calibration else None,
+            calibration=asking.calibration.reference if asking.calibration else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def _calibrated(asking: Asking, raw: float | None) -> float | None:
+    return raw if raw is None or asking.calibration is None else asking.calibration(raw)
 
 
 def _failure(

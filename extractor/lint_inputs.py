@@ -36,16 +36,16 @@ class Inputs:
 
 def read_inputs(schemas: Sequence[AttributeSchema], offers: Path | None, demonstrations: Path | None, k: int) -> Inputs:
     """Raises InputError. Rows that are no offers are left out: their extraction fails without a prompt."""
-    rows = _placed(offers, OfferReader(offers)) if offers else []
+    rows = placed(offers, OfferReader(offers)) if offers else []
     return Inputs(
         schemas,
         [(where, row) for where, row in rows if isinstance(row, ProductOffer)],
-        _placed(demonstrations, read_labelled(demonstrations)) if demonstrations else [],
+        placed(demonstrations, read_labelled(demonstrations)) if demonstrations else [],
         k,
     )
 
 
-def _placed(path: Path, rows: Iterable[Row]) -> list[tuple[str, Row]]:
+def placed(path: Path, rows: Iterable[Row]) -> list[tuple[str, Row]]:
     """Rows with their file:line where a row is a line."""
     rows = list(rows)
     if path.suffix.lower() in (".csv", ".parquet"):
@@ -64,7 +64,10 @@ def lint_inputs(given: Inputs) -> list[Finding]:
     strangers: dict[str | None, list[str]] = {}
     for where, demonstration in given.demonstrations:
         if given.schema_for(demonstration):
-            found += [Finding(where, p) for p in contradictions(demonstration, given.schemas)]
+            found += [
+                Finding(where, f"{demonstration.id}: {attribute}: {reason}")
+                for attribute, reason in contradictions(demonstration, given.schemas)
+            ]
         else:
             strangers.setdefault(demonstration.category, []).append(where)
     for category, places in strangers.items():

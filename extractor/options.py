@@ -10,6 +10,10 @@ Model = Annotated[
     str | None, typer.Option(help="`base` (bundled), a folder, a hub name, or what a server serves. (default: base)")
 ]
 Adapter = Annotated[Path | None, typer.Option(help="A LoRA adapter's folder.")]
+Adapters = Annotated[
+    Path | None, typer.Option(help="A folder of adapters: each offer goes to the one promoted for its category.")
+]
+AdaptersFolder = Annotated[Path, typer.Option("--adapters", help="The folder of adapters.")]
 BaseUrl = Annotated[str | None, typer.Option(help="Of an OpenAI-compatible server, with /v1.")]
 Template = Annotated[str | None, typer.Option(help="name, name@version or a .jinja file. (default: extract)")]
 Demonstrations = Annotated[Path | None, typer.Option(help="Labelled offers for few-shot prompts, of a training split.")]

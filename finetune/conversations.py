@@ -49,27 +49,32 @@ def encode(messages: list[Message], tokenizer: Any) -> Example:
         body = tokenizer(message["content"], add_special_tokens=False, return_offsets_mapping=True)
         tail = tokenizer.encode("<|im_end|>\n", add_special_tokens=False)
         ids = body["input_ids"]
-        decided = _decided(message["content"]) if message["role"] == "assistant" else set()
-        chosen = (not decided.isdisjoint(range(begin, end)) for begin, end in body["offset_mapping"])
+        taught = decided(message["content"]) if message["role"] == "assistant" else []
         input_ids += head + ids + tail
-        labels += [IGNORED] * len(head)
-        labels += [token if taught else IGNORED for token, taught in zip(ids, chosen, strict=True)]
-        labels += [IGNORED] * len(tail)
+        labels += [IGNORED] * len(head) + answer_labels(ids, body["offset_mapping"], taught) + [IGNORED] * len(tail)
     return Example(input_ids, labels)
 
 
-def _decided(answer: str) -> set[int]:
-    """Characters of an answer that a model decides: from a key's closing quote (its token may open the value) to the one
-    after the value (which ends it). The constraint forces all others, so there is nothing to learn in them."""
+def decided(answer: str) -> list[range]:
+    """Characters of an answer that a model decides, attribute by attribute: from a key's closing quote (its token may open the
+    value) to the one after the value (which ends it). The constraint forces all others, so there is nothing to learn in them."""
     decoder, position = json.JSONDecoder(), 0
-    decided: set[int] = set()
+    found: list[range] = []
     while position < len(answer) - 1:
         position += 1 if position == 0 else len(ITEM_SEPARATOR)
         _, position = decoder.raw_decode(answer, position)
         begin = position - 1
         _, position = decoder.raw_decode(answer, position + len(KEY_SEPARATOR))
-        decided.update(range(begin, position + 1))
-    return decided
+        found.append(range(begin, position + 1))
+    return found
+
+
+def answer_labels(ids: list[int], spans: list[tuple[int, int]], taught: list[range]) -> list[int]:
+    """Token ids (`spans` are their characters) as labels, IGNORED where they touch nothing taught."""
+    characters = {i for r in taught for i in r}
+    return [
+        token if not characters.isdisjoint(range(*span)) else IGNORED for token, span in zip(ids, spans, strict=True)
+    ]
 
 
 def synthetic_conversations(seed: int) -> Iterator[list[Message]]:

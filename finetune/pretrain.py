@@ -21,10 +21,11 @@ import numpy
 import torch
 import typer
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import AttentionInterface, PreTrainedTokenizerFast, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, Trainer, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from extractor.prompts import Message
+from finetune.attention import BY_CONVERSATION
 from finetune.conversations import IGNORED, encode, packed, synthetic_conversations
 from finetune.labelled import labelled_conversations
 
@@ -105,35 +106,6 @@ def optimizer(model: Any, learning_rate: float) -> torch.optim.Optimizer:
     return Muon(groups, betas=(0.9, 0.95), fused=True)
 
 
-def attention_by_conversation(
-    module: Any,
-    query: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    attention_mask: Any,
-    scaling: float | None = None,
-    *,
-    position_ids: torch.Tensor,
-    **_: Any,
-) -> tuple[torch.Tensor, None]:
-    """Causal attention for packed rows (heads are batch x heads x tokens x size), one conversation at a time: masking those of a
-    row against each other would first compute what it throws away, at 1,024 tokens a fifth of a CPU's step."""
-    batch, _heads, tokens, _size = query.shape
-    begins = (position_ids.flatten() == 0).nonzero()[:, 0].tolist()
-    lengths = [end - begin for begin, end in zip(begins, [*begins[1:], batch * tokens], strict=True)]
-    groups = query.shape[1] // key.shape[1]
-    parts = (query, key.repeat_interleave(groups, 1), value.repeat_interleave(groups, 1))
-    pieces = (part.transpose(0, 1).flatten(1, 2)[None].split(lengths, 2) for part in parts)
-    attended = [
-        torch.nn.functional.scaled_dot_product_attention(*piece, is_causal=True, scale=scaling)
-        for piece in zip(*pieces, strict=True)
-    ]
-    return torch.cat(attended, 2)[0].unflatten(1, (batch, tokens)).permute(1, 2, 0, 3), None
-
-
-AttentionInterface.register("by_conversation", attention_by_conversation)
-
-
 class AnswerTrainer(Trainer):
     """Computes logits only where an answer stands, and over the tokens of the batch with some drawn ones: under a constraint, a
     model chooses among the words of the offer, and over a vocabulary of thousands the rest is half of a CPU's step."""
@@ -202,7 +174,7 @@ def pretrain(
     tokenizer = PreTrainedTokenizerFast.from_pretrained(start)
     torch.manual_seed(seed)
     model = Qwen3ForCausalLM.from_pretrained(
-        start, dtype=torch.float32, use_cache=False, attn_implementation="by_conversation"
+        start, dtype=torch.float32, use_cache=False, attn_implementation=BY_CONVERSATION
     )
     on_gpu = torch.cuda.is_available()
     trainer = AnswerTrainer(

@@ -16,6 +16,7 @@ import pytest
 from conftest import HOSTILE, HOSTILE_SCHEMA, assert_grounded, run_cli
 
 from extractor import DemonstrationPool, Extractor, Failure, ProductOffer, create_engine, load_schemas
+from extractor.adapters import open_adapter
 from extractor.engines.base import Engine
 from extractor.engines.models import BASE_MODEL
 from extractor.errors import AdapterError
@@ -43,7 +44,9 @@ def server(vllm) -> Iterator[str]:
     command += ["--served-model-name", "base", "--host", "127.0.0.1", "--port", str(port), "--dtype", dtype]
     command += ["--enforce-eager", "--structured-outputs-config.backend", "guidance"]
     command += ["--structured-outputs-config.disable_any_whitespace", "true", "--enable-prompt-tokens-details"]
+    command += ["--enable-lora", "--max-lora-rank", "8", "--max-loras", "2"]
     environment = os.environ | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_LOGGING_LEVEL": "ERROR"}
+    environment |= {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
     process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     url = f"http://127.0.0.1:{port}"
     try:
@@ -111,13 +114,13 @@ def test_an_adapter_of_another_model_is_refused(write):
     weights = write("adapter/adapter_model.safetensors", len(header).to_bytes(8, "little") + header)
     write("adapter/adapter_config.json", json.dumps({"r": 8, "base_model_name_or_path": "big/model"}))
     with pytest.raises(AdapterError, match=r"made for big/model \(width \[4096\]"):
-        create_engine("vllm", adapter=weights.parent)
+        create_engine("vllm", adapters=[open_adapter(weights.parent)])
     weights.write_bytes(b"\xff" * 20)
     with pytest.raises(AdapterError, match="damaged"):
-        create_engine("vllm", adapter=weights.parent)
+        create_engine("vllm", adapters=[open_adapter(weights.parent)])
     weights.unlink()
     with pytest.raises(AdapterError, match=r"no adapter_model\.safetensors"):
-        create_engine("vllm", adapter=weights.parent)
+        create_engine("vllm", adapters=[open_adapter(weights.parent)])
 
 
 def test_a_server_gives_the_same_records_as_vllm(vllm, server, shared_offers):
@@ -138,6 +141,26 @@ def test_a_server_gives_the_same_records_as_vllm(vllm, server, shared_offers):
     same = sum(values(a) == values(b) for a, b in pairs)
     # Sums depend on what else is in a batch: a near tie may fall the other way.
     assert same >= 0.98 * len(pairs), f"{same} of {len(pairs)} agree"
+
+
+def test_a_server_loads_an_adapter_and_serves_it_beside_the_base(server, samples, tmp_path):
+    peft = pytest.importorskip("peft")
+    from transformers import AutoModelForCausalLM
+
+    configuration = peft.LoraConfig(r=8, lora_alpha=64, target_modules="all-linear", init_lora_weights=False)
+    peft.get_peft_model(AutoModelForCausalLM.from_pretrained(BASE_MODEL), configuration).save_pretrained(tmp_path)
+    adapter = open_adapter(tmp_path)
+    engine = create_engine("server", base_url=server, adapters=[adapter])
+    schemas = load_schemas(PROMPTS / "schemas")
+    answers = [
+        [
+            r.to_dict()["attributes"]
+            for r in assert_grounded(samples[:20], Extractor(engine, schemas, adapter=a).extract(samples[:20]))
+        ]
+        for a in (None, adapter.reference, None)
+    ]
+    engine.close()
+    assert answers[0] == answers[2] != answers[1]
 
 
 def test_the_command_line_reaches_a_server(server, write):

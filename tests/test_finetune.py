@@ -116,7 +116,7 @@ def test_packed_attention_stays_inside_a_conversation():
     torch = pytest.importorskip("torch")
     from transformers import Qwen3Config, Qwen3ForCausalLM
 
-    from finetune.pretrain import attention_by_conversation  # noqa: F401  (registers itself)
+    from finetune.attention import BY_CONVERSATION
 
     torch.manual_seed(0)
     sizes = {"vocab_size": 50, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "head_dim": 16}
@@ -126,7 +126,7 @@ def test_packed_attention_stays_inside_a_conversation():
     positions = torch.stack([torch.cat([torch.arange(n), torch.arange(16 - n)]) for n in (7, 4)])
     with torch.no_grad():
         alone = torch.cat([model.model(input_ids=c)[0][0] for c in conversations])
-        model.set_attn_implementation("by_conversation")
+        model.set_attn_implementation(BY_CONVERSATION)
         together = model.model(input_ids=rows, position_ids=positions)[0].flatten(0, 1)
     assert torch.allclose(together, alone, atol=1e-5)
 

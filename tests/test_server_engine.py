@@ -8,7 +8,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from extractor import AttributeSchema, Extraction, Extractor, ProductOffer, create_engine
-from extractor.errors import EngineError, EngineUnavailable, ModelNotFoundError
+from extractor.adapters import Adapter
+from extractor.errors import AdapterError, EngineError, EngineUnavailable, ModelNotFoundError
 
 ANSWER = '{"Brand": "Velmora", "Color": null}'
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"])
@@ -160,3 +161,17 @@ def test_concurrency_is_bounded(server):
     server.script = slow
     records, _ = extract(server, n=24, concurrency=4)
     assert len(records) == 24 and 1 < server.most_busy <= 4
+
+
+def test_an_adapter_is_loaded_by_its_folder_and_named_in_requests(server, tmp_path):
+    adapter = Adapter("shoes@1", tmp_path, None)
+    engine = engine_for(server, adapters=[adapter])
+    records = Extractor(engine, SCHEMA, adapter="shoes@1").extract([ProductOffer(id="1", title="Velmora")])
+    assert server.requests[0] == {"lora_name": "shoes@1", "lora_path": str(tmp_path)}
+    engine.close()
+    assert server.requests[1]["model"] == records[0].provenance.adapter == "shoes@1"
+    server.script = lambda body: (404, {"message": "Not Found"})
+    with pytest.raises(
+        AdapterError, match=r"does not load adapter shoes@1 \(404: Not Found\); start vLLM with --enable-lora"
+    ):
+        engine_for(server, adapters=[adapter])

@@ -14,11 +14,13 @@ FinishReason = Literal["stop", "length", "overflow", "error"]
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
-    """One prompt with the constraint of its answer. `max_tokens` bounds the answer."""
+    """One prompt with the constraint of its answer. `max_tokens` bounds the answer; `adapter` is the reference of one that the
+    engine was given, None the model alone."""
 
     messages: list[Message]
     constraint: "CFG | JsonSchema"
     max_tokens: int
+    adapter: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,12 +42,11 @@ class Generation:
 
 class Engine(Protocol):
     """`generate` answers every request, in order. What concerns one request is a `Generation` with its reason; what
-    concerns all is an `EngineError`. `name`, `model` and `adapter` go into provenance; `retried` counts requests that were
-    sent again, over the engine's life."""
+    concerns all is an `EngineError`. `name` and `model` go into provenance; `retried` counts requests that were sent
+    again, over the engine's life."""
 
     name: str
     model: str
-    adapter: str | None
     retried: int
 
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]: ...

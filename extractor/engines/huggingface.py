@@ -1,6 +1,8 @@
 """transformers in this process, for a laptop without vLLM. Slower than vLLM; the same constraints, the same records."""
 
-from typing import Any
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Self
 
 import torch
 from llguidance import LLExecutor, LLMatcher
@@ -8,38 +10,47 @@ from llguidance.torch import allocate_token_bitmask, fill_next_token_bitmask_par
 from outlines.backends.llguidance import LLGuidanceBackend
 from outlines.models.transformers import Transformers
 from outlines.types import CFG
-from transformers import AutoModelForCausalLM, AutoTokenizer, LogitsProcessor
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, LogitsProcessor
 
+from extractor.adapters import Adapter, check_adapter
 from extractor.engines.base import Generation, GenerationRequest, overflow
 from extractor.engines.models import model_reference, resolve_model
-from extractor.errors import EngineError
+from extractor.errors import EngineError, MissingExtraError
 
 
 class HuggingFaceEngine:
     """`device` is a torch device; by default a GPU where there is one. Requests run in batches of `batch_size`, the
-    longest prompts together."""
+    longest prompts together. `adapters` may be of any of PEFT's methods; requests of one run together."""
 
     name = "huggingface"
-    adapter: str | None = None
     retried = 0
 
-    def __init__(self, model: str = "base", device: str | None = None, batch_size: int = 32) -> None:
-        self.model = model_reference(model)
-        path = resolve_model(model)
-        device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        try:
-            self._tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
-            # bfloat16 on a CPU without its instructions is slower than float32, and greedy answers differ little.
-            dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
-            self._model = AutoModelForCausalLM.from_pretrained(path, dtype=dtype).to(device).eval()
-        except (OSError, ValueError) as error:
-            raise EngineError(f"transformers cannot load {model!r}: {error}") from error
-        if self._tokenizer.pad_token_id is None:
-            self._tokenizer.pad_token = self._tokenizer.eos_token
-        self._backend = LLGuidanceBackend(Transformers(self._model, self._tokenizer))
-        self._context = self._model.config.max_position_embeddings
-        self._device, self._batch_size = device, batch_size
-        ends = self._model.generation_config.eos_token_id
+    def __init__(
+        self,
+        model: str = "base",
+        adapters: Sequence[Adapter] = (),
+        device: str | None = None,
+        batch_size: int = 32,
+    ) -> None:
+        loaded, tokenizer = load(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        if adapters:
+            loaded = with_adapters(loaded, adapters)
+        self._hold(loaded.eval(), tokenizer, model_reference(model), batch_size, bool(adapters))
+
+    @classmethod
+    def around(cls, model: Any, tokenizer: Any, reference: str, batch_size: int = 32) -> Self:
+        """An engine for a model that is loaded already, and may be in training: `reference` names it in provenance."""
+        engine = cls.__new__(cls)
+        engine._hold(model, tokenizer, reference, batch_size)
+        return engine
+
+    def _hold(self, model: Any, tokenizer: Any, reference: str, batch_size: int, adapted: bool = False) -> None:
+        self.model = reference
+        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._adapted = adapted
+        self._backend = LLGuidanceBackend(Transformers(model, tokenizer))
+        self._context = model.config.max_position_embeddings
+        ends = model.generation_config.eos_token_id
         self._ends = set(ends) if isinstance(ends, list) else {ends}
 
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
@@ -53,19 +64,28 @@ class HuggingFaceEngine:
                 generations[place] = overflow(len(ids), request.max_tokens, self._context)
             else:
                 prompts[place] = ids
-        places = sorted(prompts, key=lambda place: len(prompts[place]), reverse=True)
-        for begin in range(0, len(places), self._batch_size):
-            batch = places[begin : begin + self._batch_size]
-            answers = self._batch([requests[p] for p in batch], [prompts[p] for p in batch])
-            generations.update(zip(batch, answers, strict=True))
+        for adapter in dict.fromkeys(requests[place].adapter for place in prompts):
+            own = [place for place in prompts if requests[place].adapter == adapter]
+            own.sort(key=lambda place: len(prompts[place]), reverse=True)
+            with self._using(adapter):
+                for begin in range(0, len(own), self._batch_size):
+                    batch = own[begin : begin + self._batch_size]
+                    answers = self._batch([requests[p] for p in batch], [prompts[p] for p in batch])
+                    generations.update(zip(batch, answers, strict=True))
         return [generations[place] for place in range(len(requests))]
+
+    def _using(self, adapter: str | None) -> AbstractContextManager[Any]:
+        if adapter is not None:
+            self._model.set_adapter(adapter)
+            return nullcontext()
+        return self._model.disable_adapter() if self._adapted else nullcontext()
 
     def close(self) -> None:
         pass
 
     @torch.inference_mode()
     def _batch(self, requests: list[GenerationRequest], prompts: list[list[int]]) -> list[Generation]:
-        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._device)
+        inputs = self._tokenizer.pad({"input_ids": prompts}, return_tensors="pt").to(self._model.device)
         width = inputs["input_ids"].shape[1]
         limits = [r.max_tokens for r in requests]
         outputs = self._model.generate(
@@ -106,6 +126,42 @@ class HuggingFaceEngine:
             prompt_tokens=prompt_tokens,
             output_tokens=count + stopped,
         )
+
+
+def load(model: str, device: str, four_bit: bool = False) -> tuple[Any, Any]:
+    """A model and its tokenizer, which pads on the left; `four_bit` quantizes its weights (bitsandbytes). Raises EngineError."""
+    path = resolve_model(model)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
+        # bfloat16 on a CPU without its instructions is slower than float32, and greedy answers differ little.
+        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        loaded = AutoModelForCausalLM.from_pretrained(
+            path,
+            dtype=dtype,
+            device_map=device,
+            quantization_config=BitsAndBytesConfig(load_in_4bit=True) if four_bit else None,
+        )
+    except (OSError, ValueError) as error:
+        raise EngineError(f"transformers cannot load {model!r}: {error}") from error
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return loaded, tokenizer
+
+
+def with_adapters(model: Any, adapters: Sequence[Adapter]) -> Any:
+    """The model with adapters, by their references. Raises AdapterError for one that is damaged or another model's, and
+    MissingExtraError."""
+    try:
+        from peft import PeftModel
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("peft", "finetune") from error
+    for adapter in adapters:
+        check_adapter(adapter.folder, model.config.name_or_path)
+    first, *others = adapters
+    adapted = PeftModel.from_pretrained(model, str(first.folder), adapter_name=first.reference)
+    for adapter in others:
+        adapted.load_adapter(str(adapter.folder), adapter_name=adapter.reference)
+    return adapted
 
 
 class _PerRow(LogitsProcessor):

@@ -16,7 +16,6 @@ class ScriptedEngine:
 
     name = "scripted"
     model = "scripted@1"
-    adapter: str | None = None
     retried = 0
 
     def __init__(self, script: Script | None = None, delay: float = 0.0, failing: frozenset[int] = frozenset()) -> None:

@@ -3,10 +3,10 @@
 import logging
 import os
 import warnings
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
-from extractor.adapters import check_adapter
+from extractor.adapters import Adapter, check_adapter, rank_for_vllm
 from extractor.engines.base import Generation, GenerationRequest, overflow
 from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import EngineError
@@ -25,7 +25,8 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 
 class VllmEngine:
-    """`model` is `base`, a folder or a hub name; `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
+    """`model` is `base`, a folder or a hub name. `adapters` may serve requests, each its own in one batch; `loaded` of them
+    are on a GPU at once, others are swapped in. `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
 
     name = "vllm"
     retried = 0
@@ -33,7 +34,8 @@ class VllmEngine:
     def __init__(
         self,
         model: str = "base",
-        adapter: Path | None = None,
+        adapters: Sequence[Adapter] = (),
+        loaded: int = 16,
         max_model_len: int | None = None,
         max_num_seqs: int = 256,
         **options: Any,
@@ -59,15 +61,16 @@ class VllmEngine:
             # Without AVX-512, bfloat16 products are emulated: float32 wrote 3.6 times as many tokens/s.
             native = torch.backends.cpu.get_cpu_capability().startswith("AVX512")
             settings |= {"enforce_eager": True, "dtype": "bfloat16" if native else "float32"}
-        self._lora = None
-        self.adapter: str | None = None
-        if adapter:
+        self._lora: dict[str | None, Any] = {None: None}
+        if adapters:
             from vllm.lora.request import LoRARequest
 
-            rank = check_adapter(adapter, path)
-            settings |= {"enable_lora": True, "max_lora_rank": max(8, rank)}
-            self._lora = LoRARequest(adapter.name, 1, str(adapter))
-            self.adapter = adapter.name
+            ranks = [rank_for_vllm(a.folder, check_adapter(a.folder, path)) for a in adapters]
+            # A request without an adapter gets that of the last slot on a CPU, so the last stays empty:
+            # https://github.com/vllm-project/vllm/pull/48421
+            slots = len(adapters) + 1 if current_platform.is_cpu() else min(loaded, len(adapters))
+            settings |= {"enable_lora": True, "max_lora_rank": _allowed(max(ranks)), "max_loras": slots}
+            self._lora |= {a.reference: LoRARequest(a.reference, i, str(a.folder)) for i, a in enumerate(adapters, 1)}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -83,7 +86,7 @@ class VllmEngine:
         from vllm.sampling_params import StructuredOutputsParams
 
         generations: list[Generation | None] = [None] * len(requests)
-        prompts, parameters, places = [], [], []
+        prompts, parameters, adapters, places = [], [], [], []
         for place, request in enumerate(requests):
             ids = self._tokenizer.apply_chat_template(
                 request.messages, add_generation_prompt=True, return_dict=False, enable_thinking=False
@@ -101,15 +104,25 @@ class VllmEngine:
                     structured_outputs=StructuredOutputsParams(**self._output_type(request.constraint)),
                 )
             )
+            adapters.append(self._lora[request.adapter])
             places.append(place)
         if prompts:
-            outputs = self._llm.generate(prompts, parameters, lora_request=self._lora, use_tqdm=False)
+            outputs = self._llm.generate(prompts, parameters, lora_request=adapters, use_tqdm=False)
             for place, output in zip(places, outputs, strict=True):
                 generations[place] = _generation(output)
         return [g for g in generations if g is not None]
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
+
+
+def _allowed(rank: int) -> int:
+    """The least rank that vLLM can be set to and that holds this one."""
+    from typing import get_args
+
+    from vllm.config.lora import MaxLoRARanks
+
+    return next((r for r in sorted(get_args(MaxLoRARanks)) if r >= max(8, rank)), rank)
 
 
 def _generation(output: Any) -> Generation:

@@ -3,13 +3,15 @@
 import random
 import re
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import httpx
 
+from extractor.adapters import Adapter
 from extractor.engines.base import Generation, GenerationRequest
-from extractor.errors import EngineError, EngineUnavailable, ModelNotFoundError
+from extractor.errors import AdapterError, EngineError, EngineUnavailable, ModelNotFoundError
 
 RETRIED_STATUS = {429, 500, 502, 503, 504}
 _CONTEXT = re.compile(r"maximum context length (?:is|of) (\d+)|max_model_len[^\d]*(\d+)", re.IGNORECASE)
@@ -18,10 +20,10 @@ _PROMPT = re.compile(r"(\d+) (?:input tokens|in the messages)|(?:contains|prompt
 
 class ServerEngine:
     """`base_url` ends in /v1. At most `concurrency` requests are under way; broken connections, 429 and 5xx are retried
-    `retries` times with growing, jittered pauses (or what Retry-After says), other 4xx never."""
+    `retries` times with growing, jittered pauses (or what Retry-After says), other 4xx never. `adapters` that the server does
+    not serve yet are loaded by their folders, which it must see."""
 
     name = "server"
-    adapter: str | None = None
 
     def __init__(
         self,
@@ -32,6 +34,7 @@ class ServerEngine:
         timeout: float = 120.0,
         retries: int = 4,
         backoff: float = 0.5,
+        adapters: Sequence[Adapter] = (),
     ) -> None:
         from outlines.models.vllm import VLLMTypeAdapter
 
@@ -48,21 +51,34 @@ class ServerEngine:
         self._output_type = VLLMTypeAdapter().format_output_type
         self.retried = 0  # requests sent again, over the engine's life
         try:
-            self.model = self._served_model(model)
+            served = self._served()
+            if model and model not in served:
+                raise ModelNotFoundError(
+                    f"{self.base_url} serves {', '.join(served)}, not {model!r}; name one with --model"
+                )
+            self.model = model or served[0]
+            for adapter in adapters:
+                if adapter.reference not in served:
+                    self._load(adapter)
         except BaseException:
             self.close()
             raise
 
-    def _served_model(self, wanted: str | None) -> str:
+    def _served(self) -> list[str]:
         response = self._send("GET", "/models")
         if response.status_code != 200:
             raise EngineError(f"{self.base_url}: GET /models answered {response.status_code}: {_message(response)}")
-        served = [entry["id"] for entry in response.json()["data"]]
-        if wanted and wanted not in served:
-            raise ModelNotFoundError(
-                f"{self.base_url} serves {', '.join(served)}, not {wanted!r}; name one with --model"
+        return [str(entry["id"]) for entry in response.json()["data"]]
+
+    def _load(self, adapter: Adapter) -> None:
+        """By vLLM's own API: https://docs.vllm.ai/en/latest/features/lora/ (dynamic serving)."""
+        body = {"lora_name": adapter.reference, "lora_path": str(adapter.folder.resolve())}
+        response = self._send("POST", "/load_lora_adapter", body)
+        if response.status_code != 200:
+            raise AdapterError(
+                f"{self.base_url} does not load adapter {adapter.reference} ({response.status_code}: {_message(response)});"
+                " start vLLM with --enable-lora and VLLM_ALLOW_RUNTIME_LORA_UPDATING=True, where it sees that folder"
             )
-        return wanted or str(served[0])
 
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
         return list(self._pool.map(self._one, requests))
@@ -73,7 +89,7 @@ class ServerEngine:
 
     def _one(self, request: GenerationRequest) -> Generation:
         body = {
-            "model": self.model,
+            "model": request.adapter or self.model,
             "messages": request.messages,
             "max_tokens": request.max_tokens,
             "temperature": 0.0,

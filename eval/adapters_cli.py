@@ -1,0 +1,66 @@
+"""The command of the evaluation room that joins `shelfwise adapters`."""
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from eval.options import Data, Form, Runs, Split
+from extractor.errors import InputError
+from extractor.options import AdaptersFolder, BaseUrl, Engine, Model
+
+app = typer.Typer()
+
+
+@app.command()
+def promote(
+    reference: Annotated[str, typer.Argument(help="name@version, or the newest of a name.")],
+    registry: AdaptersFolder,
+    data: Data,
+    split: Split = None,
+    form: Form = None,
+    force: Annotated[bool, typer.Option("--force", help="Promote it all the same; takes a --reason.")] = False,
+    reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
+    engine: Engine = None,
+    model: Model = None,
+    base_url: BaseUrl = None,
+    out: Runs = Path("runs/eval"),
+) -> None:
+    """Let an adapter serve its categories, if it beats all else on held-out offers."""
+    from eval.datasets import load_dataset
+    from eval.promote import rivals
+    from extractor.adapters import Registry
+    from extractor.config import load_settings
+
+    if force and not reason:
+        raise InputError("--force: say why with --reason; it is kept in the registry")
+    opened = Registry(registry)
+    adapter = opened.find(reference)
+    dataset = load_dataset(data, split or ("validation" if data.is_dir() else None), form)
+    settings = load_settings(engine=engine, model=model, base_url=base_url, adapters=registry, calibration="none")
+    f1, found = rivals(opened, adapter, dataset, settings, out)
+    table = Table("compared with", "F1", f"{adapter.reference}", "difference", "95 % interval", "p")
+    for rival in found:
+        interval = f"{rival.low:+.1f} to {rival.high:+.1f}"
+        table.add_row(
+            rival.name, f"{rival.f1:.1f}", f"{f1:.1f}", f"{rival.difference:+.1f}", interval, f"{rival.p:.3f}"
+        )
+    Console().print(table)
+    unbeaten = [rival.name for rival in found if not rival.beaten]
+    if unbeaten and not force:
+        raise InputError(
+            f"{adapter.reference} is not promoted: on these {len(dataset.offers)} offers it is not better than"
+            f" {', '.join(unbeaten)} beyond chance; label more, or --force with a --reason"
+        )
+    evidence = {
+        "data": dataset.fingerprint,
+        "offers": len(dataset.offers),
+        "f1": f1,
+        "rivals": [asdict(r) for r in found],
+    }
+    opened.promote(adapter, evidence, reason if unbeaten else None)
+    serving = ", ".join(adapter.card.schemas) if adapter.card else ""
+    print(f"{adapter.reference} serves {serving}")

@@ -1,0 +1,314 @@
+"""An adapter for a category with few labels: PEFT on exactly the prompts that the extractor renders.
+
+    shelfwise finetune lora --data labels.jsonl --schema prompts/schemas/shoes.yaml --out adapters/shoes
+
+writes adapters/shoes/1, and the next time adapters/shoes/2; checkpoints of an unfinished one are in adapters/shoes/training.
+
+transformers' Trainer trains. What it is scored by on held-out offers is extraction itself: generated, under the constraint.
+"""
+
+import hashlib
+import json
+import math
+import shutil
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import peft
+import torch
+from safetensors import SafetensorError
+from torch.utils.data import IterableDataset
+from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+from eval.baselines.training import extraction_f1
+from extractor.adapters import CARD, LABELS, Card, fingerprint, next_version
+from extractor.config import Settings, make_extractor
+from extractor.engines.huggingface import HuggingFaceEngine, load
+from extractor.engines.models import model_reference, resolve_model
+from extractor.errors import InputError
+from extractor.extract import Extractor
+from extractor.records import LabelledOffer
+from extractor.schema import AttributeSchema
+from finetune.attention import BY_CONVERSATION
+from finetune.conversations import IGNORED, Example
+from finetune.dataset import batches, complete, divided
+
+Method = Literal["lora", "rslora", "dora", "adalora", "prefix", "full"]
+METHODS: tuple[Method, ...] = get_args(Method)
+SERVED = ("lora", "rslora", "full")  # by vLLM; the others by transformers only
+FEW = 50  # labels below which none is held out
+FEWEST = 10  # labels below which demonstrations are the better use of them
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Hyper-parameters. `rank` is that of LoRA and its kin, and the number of tokens of a prefix; updates are scaled by
+    `alpha` / `rank`. `freeze`: with `full`, only the last so many layers learn. `fgm`: size of the adversarial step on
+    embeddings (Miyato et al. 2017, https://arxiv.org/abs/1605.07725), 0 for none."""
+
+    method: Method = "lora"
+    rank: int = 16
+    alpha: float = 32.0
+    dropout: float = 0.05
+    learning_rate: float = 2e-3
+    epochs: int = 10
+    batch: int = 8
+    accumulate: int = 1
+    warmup: float = 0.1
+    weight_decay: float = 0.0
+    held_out: float = 0.1
+    patience: int = 4
+    augment: tuple[str, ...] = ()
+    freeze: int | None = None
+    fgm: float = 0.0
+    checkpointing: bool = False
+    four_bit: bool = False
+    seed: int = 0
+
+
+def tune(
+    labels: Sequence[LabelledOffer],
+    schemas: Sequence[AttributeSchema],
+    settings: Settings,
+    out: Path,
+    recipe: Recipe,
+    report: str = "tensorboard",
+) -> tuple[Path, Card]:
+    """Train on the labels and write the next version in `out`: what `--adapter` takes (of `full`, `--model`). A killed training
+    goes on. Raises InputError where it cannot be saved."""
+    training, held_out = divided(labels, recipe.held_out if len(labels) >= FEW else 0.0, recipe.seed)
+    base = settings.model or "base"
+    torch.manual_seed(recipe.seed)
+    model, tokenizer = _loaded(base, recipe)
+    engine = HuggingFaceEngine.around(model, tokenizer, model_reference(base))
+    # Known values and demonstrations come from what is learned from: held-out offers are as new as any.
+    extractor = make_extractor(engine, settings, schemas, training)
+    work = out / "training"
+    steps = recipe.epochs * math.ceil(math.ceil(len(training) / recipe.batch) / recipe.accumulate)
+    trainer = _Trainer(
+        model=model,
+        args=_arguments(recipe, work, steps, bool(held_out), report),
+        train_dataset=_Stream(extractor, tokenizer, complete(training, schemas), recipe),
+        eval_dataset=list(held_out) if held_out else None,
+        data_collator=lambda items: items[0],
+        callbacks=[_Epochs()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
+    )
+    trainer.extractor, trainer.schemas, trainer.fgm = extractor, schemas, recipe.fgm
+    trainer.remove_callback(PrinterCallback)
+    if recipe.method == "adalora":
+        trainer.add_callback(_Allocate())
+    trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
+    learned = "".join(o.model_dump_json() + "\n" for o in training)
+    asked = {o.category for o in training}
+    card = Card(
+        name=out.name,
+        version=next_version(out),
+        base=model_reference(base),
+        base_fingerprint=fingerprint(resolve_model(base)),
+        schemas={s.category or "": s.reference for s in schemas if len(schemas) == 1 or s.category in asked},
+        template=extractor.asking.template.reference,
+        template_sha256=extractor.asking.template.sha256,
+        k=settings.k,
+        known=settings.known,
+        labels=len(training),
+        labels_sha256=hashlib.sha256(learned.encode()).hexdigest(),
+        recipe=asdict(recipe),
+        scores={"f1": trainer.state.best_metric, "offers": len(held_out)} if held_out else {},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    return _saved(model, tokenizer, card, learned, out), card
+
+
+def _saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Path:
+    """Written aside and renamed: a version is whole or not there."""
+    aside, folder = out / f".{card.version}", out / str(card.version)
+    try:
+        shutil.rmtree(aside, ignore_errors=True)
+        model.save_pretrained(aside)
+        (aside / LABELS).write_text(labels, encoding="utf-8")
+        if card.recipe["method"] == "full":
+            tokenizer.save_pretrained(aside)
+            (aside / "shelfwise.json").write_text(json.dumps({"name": card.name, "version": card.version}) + "\n")
+        else:
+            (aside / "README.md").unlink(missing_ok=True)  # PEFT's form, not filled in
+            (aside / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
+        aside.rename(folder)
+    except (OSError, SafetensorError) as error:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise InputError(
+            f"{folder}: cannot be saved: {error}; earlier versions are as they were, and the same command goes on from its last"
+            " checkpoint"
+        ) from error
+    shutil.rmtree(out / "training", ignore_errors=True)
+    return folder
+
+
+def _loaded(base: str, recipe: Recipe) -> tuple[Any, Any]:
+    """The base model, ready to learn by the method."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if recipe.four_bit and device == "cpu":
+        raise InputError("--four-bit needs bitsandbytes and a GPU")
+    model, tokenizer = load(base, device, four_bit=recipe.four_bit)
+    if recipe.method == "full":
+        _freeze(model, recipe.freeze)
+    else:
+        model = peft.get_peft_model(model, _configuration(recipe))
+    if recipe.checkpointing:
+        model.enable_input_require_grads()
+    return model, tokenizer
+
+
+def _configuration(recipe: Recipe) -> Any:
+    common: dict[str, Any] = {"task_type": "CAUSAL_LM"}
+    if recipe.method == "prefix":
+        return peft.PrefixTuningConfig(num_virtual_tokens=recipe.rank, **common)
+    common |= {"lora_alpha": recipe.alpha, "lora_dropout": recipe.dropout, "target_modules": "all-linear"}
+    if recipe.method == "adalora":
+        return peft.AdaLoraConfig(target_r=recipe.rank, init_r=recipe.rank * 3 // 2, total_step=1, **common)
+    return peft.LoraConfig(
+        r=recipe.rank, use_rslora=recipe.method == "rslora", use_dora=recipe.method == "dora", **common
+    )
+
+
+def _freeze(model: Any, layers: int | None) -> None:
+    """Leave the last `layers` to learn, and the norm above them; None leaves everything."""
+    if layers is None:
+        return
+    model.requires_grad_(False)
+    decoder = model.get_decoder()
+    for part in (*decoder.layers[len(decoder.layers) - layers :], decoder.norm):
+        part.requires_grad_(True)
+
+
+def _arguments(recipe: Recipe, work: Path, steps: int, stopping: bool, report: str) -> TrainingArguments:
+    on_gpu = torch.cuda.is_available()
+    epoch = max(1, steps // recipe.epochs)
+    return TrainingArguments(
+        output_dir=str(work),
+        max_steps=steps,
+        per_device_train_batch_size=1,  # an item of the stream is a batch
+        gradient_accumulation_steps=recipe.accumulate,
+        gradient_checkpointing=recipe.checkpointing,
+        learning_rate=recipe.learning_rate,
+        warmup_steps=math.ceil(recipe.warmup * steps),
+        lr_scheduler_type="cosine",
+        weight_decay=recipe.weight_decay,
+        eval_strategy="steps" if stopping else "no",
+        eval_steps=epoch,
+        save_strategy="steps",
+        save_steps=epoch,
+        save_total_limit=1,
+        load_best_model_at_end=stopping,
+        metric_for_best_model="f1" if stopping else None,
+        logging_steps=epoch,
+        report_to=report,
+        remove_unused_columns=False,
+        dataloader_pin_memory=on_gpu,
+        bf16=on_gpu,
+        seed=recipe.seed,
+        disable_tqdm=True,
+    )
+
+
+class _Stream(IterableDataset[dict[str, torch.Tensor]]):
+    """All batches of a training in order, each one row of conversations without padding."""
+
+    def __init__(self, extractor: Extractor, tokenizer: Any, offers: Sequence[LabelledOffer], recipe: Recipe) -> None:
+        self.extractor, self.tokenizer, self.offers, self.recipe = extractor, tokenizer, offers, recipe
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        r = self.recipe
+        # A prefix is as many keys more than queries, which rows of several conversations do not allow.
+        size = 1 if r.method == "prefix" else r.batch
+        made = batches(
+            self.extractor,
+            self.tokenizer,
+            self.offers,
+            epochs=r.epochs,
+            batch=size,
+            augment=r.augment,
+            seed=r.seed,
+        )
+        return map(row, made)
+
+
+def row(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
+    """Conversations one behind the other; positions start anew with each."""
+    return {
+        "input_ids": torch.tensor([[i for e in examples for i in e.input_ids]]),
+        "labels": torch.tensor([[i for e in examples for i in e.labels]]),
+        "position_ids": torch.tensor([[i for e in examples for i in range(len(e.input_ids))]]),
+    }
+
+
+class _Trainer(Trainer):
+    """Logits only where an answer stands, attention inside each conversation, and extraction as the evaluation."""
+
+    extractor: Extractor
+    schemas: Sequence[AttributeSchema]
+    fgm: float
+
+    def compute_loss(
+        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        ids, positions, labels = inputs["input_ids"], inputs["position_ids"], inputs["labels"][0, 1:]
+        answered = (labels != IGNORED).nonzero()[:, 0]
+        inner = self.accelerator.unwrap_model(model)
+        causal = inner.get_base_model() if isinstance(inner, peft.PeftModel) else inner
+        if not isinstance(inner, peft.PeftModelForCausalLM) or inner.active_peft_config.peft_type != "PREFIX_TUNING":
+            causal.set_attn_implementation(BY_CONVERSATION)
+
+        def loss(embedded: torch.Tensor) -> torch.Tensor:
+            made = model(inputs_embeds=embedded, position_ids=positions, logits_to_keep=answered, use_cache=False)
+            return torch.nn.functional.cross_entropy(made.logits[0].float(), labels[answered])
+
+        embedded = causal.get_input_embeddings()(ids)
+        if not self.fgm:
+            return loss(embedded)
+        if not embedded.requires_grad:
+            embedded.requires_grad_()
+        clean = loss(embedded)
+        (gradient,) = torch.autograd.grad(clean, embedded, retain_graph=True)
+        return (clean + loss(embedded + self.fgm * gradient / (gradient.norm() + 1e-12))) / 2
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        offers = self.eval_dataset
+        model = self.accelerator.unwrap_model(self.model)
+        causal = model.get_base_model() if isinstance(model, peft.PeftModel) else model
+        causal.set_attn_implementation("sdpa")  # generation has keys of earlier steps
+        model.eval()
+        records = self.extractor.extract(offers)
+        model.train()
+        metrics = {f"{metric_key_prefix}_f1": extraction_f1(offers, records, self.schemas)}
+        self.log(metrics)
+        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+
+class _Allocate(TrainerCallback):
+    """AdaLoRA moves rank from where it is of little use to where it is of more, after each step."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        config = model.active_peft_config
+        config.total_step = state.max_steps
+        config.tinit, config.tfinal, config.deltaT = state.max_steps // 5, state.max_steps // 2, 1
+
+    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
+        model.base_model.update_and_allocate(state.global_step)
+
+
+class _Epochs(TrainerCallback):
+    """One line an epoch."""
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
+        logs = logs or {}
+        where = f"step {state.global_step}/{state.max_steps}"
+        if "loss" in logs:
+            print(f"{where}: loss {float(logs['loss']):.4f}", file=sys.stderr, flush=True)
+        elif "eval_f1" in logs:
+            print(f"{where}: held-out F1 {float(logs['eval_f1']):.2f}", file=sys.stderr, flush=True)
