@@ -2,6 +2,7 @@
 
 python -m eval.benchmark extract                     # vLLM called directly against Extractor
 python -m eval.benchmark pipeline --offers 1000000   # the command line's own work, with the scripted engine
+python -m eval.benchmark adapters                    # one adapter against fifty in a mixed load
 python -m eval.benchmark scores                      # a million cells with 1,000 bootstrap rounds
 """
 
@@ -59,16 +60,6 @@ def extract(
     llm, output_type = engine._llm, engine._output_type
     loaded, offers = load_schemas(schemas), _offers(data, n)
 
-    def requests(grounding: Any) -> list[GenerationRequest]:
-        recorded: list[GenerationRequest] = []
-
-        def record(request: GenerationRequest) -> Generation:
-            recorded.append(request)
-            return Generation(finish_reason="error")
-
-        Extractor(ScriptedEngine(record), loaded, grounding=grounding).extract(offers)
-        return recorded
-
     def directly(prepared: Sequence[GenerationRequest], constrained: bool) -> Callable[[], int]:
         messages = [r.messages for r in prepared]
         parameters = [
@@ -93,7 +84,7 @@ def extract(
         records = Extractor(engine, loaded).extract(offers)
         return sum(record.usage.output_tokens for record in records if hasattr(record, "usage"))
 
-    free, strict = requests("off"), requests("strict")
+    free, strict = (_requests(loaded, offers, grounding=g) for g in ("off", "strict"))
     contenders: dict[str, Callable[[], int]] = {
         "vLLM, no constraint": directly(free, constrained=False),
         "vLLM, JSON Schema": directly(free, constrained=True),
@@ -119,6 +110,79 @@ def extract(
     print(f"Extractor takes {ratio:.3f} times the time of vLLM called directly with the same constraints")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:.0f} MiB")
     engine.close()
+
+
+@app.command()
+def adapters(
+    model: str = "base",
+    count: Annotated[int, typer.Option(help="Adapters of the mixed load.")] = 50,
+    rank: int = 16,
+    n: Annotated[int, typer.Option(help="Offers a round.")] = 200,
+    rounds: int = 3,
+) -> None:
+    """Records/s on one vLLM engine with `count` categories: the base model, one adapter for all, and one for each."""
+    import peft
+    from transformers import AutoModelForCausalLM
+
+    from extractor.adapters import open_adapter
+    from extractor.engines.models import resolve_model
+    from extractor.engines.vllm_offline import VllmEngine
+
+    own = {s.category: s for s in load_schemas(PROMPTS / "schemas")}
+    offers = [o.model_copy(update={"category": f"{o.category} {i % count}"}) for i, o in enumerate(_offers(SAMPLES, n))]
+    names = list(dict.fromkeys(str(o.category) for o in offers))
+    schemas = [own[name.rpartition(" ")[0]].model_copy(update={"category": name}) for name in names]
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / f"adapter-{i}" for i in range(count)]
+        configuration = peft.LoraConfig(r=rank, target_modules="all-linear", init_lora_weights=False)
+        for place in places:
+            base = AutoModelForCausalLM.from_pretrained(resolve_model(model))
+            peft.get_peft_model(base, configuration).save_pretrained(str(place))
+        engine = VllmEngine(model, adapters=[open_adapter(place) for place in places])
+        loads: dict[str, list[str | None]] = {
+            "base": [None],
+            "one adapter": [places[0].name],
+            "mixed": [place.name for place in places],
+        }
+        prepared = {
+            name: [
+                request
+                for i, schema in enumerate(schemas)
+                for request in _requests(
+                    [schema], [o for o in offers if o.category == schema.category], references[i % len(references)]
+                )
+            ]
+            for name, references in loads.items()
+        }
+        times: dict[str, list[float]] = {name: [] for name in loads}
+        for round_ in range(rounds + 1):
+            for name, requests in prepared.items():
+                engine._llm.reset_prefix_cache()
+                begin = time.perf_counter()
+                tokens = sum(g.output_tokens for g in engine.generate(requests))
+                if round_:  # the first round loads what it needs
+                    times[name].append(time.perf_counter() - begin)
+                    print(f"{name:12} {n / times[name][-1]:6.1f} records/s {tokens / times[name][-1]:7.0f} tokens/s")
+        engine.close()
+    ratio = statistics.median(a / b for a, b in zip(times["one adapter"], times["mixed"], strict=True))
+    print(f"{count} adapters in a mixed load give {ratio:.2f} of the records/s of one")
+
+
+def _requests(
+    schemas: Sequence[AttributeSchema],
+    offers: Sequence[ProductOffer],
+    adapter: str | None = None,
+    grounding: Any = "strict",
+) -> list[GenerationRequest]:
+    """What an extractor asks the engine about the offers."""
+    recorded: list[GenerationRequest] = []
+
+    def record(request: GenerationRequest) -> Generation:
+        recorded.append(request)
+        return Generation(finish_reason="error")
+
+    Extractor(ScriptedEngine(record), schemas, grounding=grounding, adapter=adapter).extract(offers)
+    return recorded
 
 
 @app.command()

@@ -7,7 +7,7 @@ An *arm* is one system that was given some labels (a budget, drawn by a seed) an
 a run of `eval.run`, so what is finished is never done again, and a killed comparison goes on where it stopped.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -15,7 +15,7 @@ from math import ceil
 from pathlib import Path
 from random import Random
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Protocol
 
 from eval import metrics
 from eval.baselines import baseline_class, train_baseline
@@ -51,11 +51,24 @@ class Arm:
     samples: metrics.Floats  # bootstrap F1 of the published protocol
 
 
-def named(systems: str | None) -> list[str]:
+class Learner(Protocol):
+    """A system of another room that learns from labels."""
+
+    def inputs(self, dataset: Dataset, labels: Sequence[LabelledOffer], seed: int, epochs: float) -> dict[str, Any]:
+        """All that its records depend on, beside the data."""
+        ...
+
+    def trained(
+        self, dataset: Dataset, labels: Sequence[LabelledOffer], seed: int, epochs: float
+    ) -> AbstractContextManager[Predictor]: ...
+
+
+def named(systems: str | None, learners: Mapping[str, Learner] | None = None) -> list[str]:
     """Systems by their names with commas; USUAL by default. Raises InputError."""
+    known = (*SYSTEMS, *(learners or ()))
     names = [n.strip() for n in systems.split(",")] if systems else list(USUAL)
-    if unknown := [n for n in names if n not in SYSTEMS]:
-        raise InputError(f"--systems: unknown system {unknown[0]!r}; there are {', '.join(SYSTEMS)}")
+    if unknown := [n for n in names if n not in known]:
+        raise InputError(f"--systems: unknown system {unknown[0]!r}; there are {', '.join(known)}")
     return names
 
 
@@ -81,7 +94,7 @@ def plan(
         for budget in budgets:
             if (budget == 0) != (system == "zero-shot") or (budget is not None and budget > labels):
                 continue
-            fixed = budget == 0 or (budget is None and system not in TRAINED)
+            fixed = budget == 0 or (budget is None and system in (*PROMPTED, "lookup"))
             yield from ((system, budget, seed) for seed in range(1 if fixed else seeds))
 
 
@@ -95,10 +108,11 @@ def compare(
     *,
     encoder: str = "minilm",
     epochs: float = 1.0,
+    learners: Mapping[str, Learner] | None = None,
     progress: Callable[[str], None] = lambda arm: None,
 ) -> list[Arm]:
-    """Run every arm. `extractor` is that of `eval.run.shared_engine`; `epochs` multiplies those of
-    the baselines' own recipes."""
+    """Run every arm. `extractor` is that of `eval.run.shared_engine`; `epochs` multiplies those of the systems' own recipes;
+    `learners` are systems of other rooms."""
     done = []
     for system, budget, seed in arms:
         progress(f"{system}, {ALL if budget is None else budget} labels, seed {seed}")
@@ -108,6 +122,14 @@ def compare(
             shown = labels if system == "few-shot" else []
             opened = partial(extractor, settings, validation.schemas, shown)
             inputs = inputs_of(settings, validation, shown)
+        elif learners and system in learners:
+            opened = partial(learners[system].trained, validation, labels, seed, epochs)
+            inputs = {
+                "data": f"{validation.name} {validation.split} {validation.fingerprint}",
+                "system": system,
+                "labels": content_hash(o.model_dump_json() for o in labels),
+                **learners[system].inputs(validation, labels, seed, epochs),
+            }
         else:
             recipe = _recipe(system, labels, seed, epochs)
             opened = partial(_baseline, system, validation, labels, encoder, recipe)

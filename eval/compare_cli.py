@@ -1,6 +1,7 @@
 """`shelfwise eval compare`."""
 
 import json
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,12 +13,15 @@ from extractor.options import BaseUrl, Engine, K, Model, Template
 
 app = typer.Typer()
 
+LEARNERS = {"lora": "finetune.learner:Adapters"}  # by name, as this room imports nothing of the one that trains
+
 
 @app.command()
 def compare(
     data: Annotated[list[Path], typer.Option(help="A folder with train and validation; may be given several times.")],
     systems: Annotated[
-        str | None, typer.Option(help="Names with commas. (default: all but question_answering, which takes hours)")
+        str | None,
+        typer.Option(help="Names with commas. (default: all but question_answering, which takes hours, and lora)"),
     ] = None,
     budgets: Annotated[str, typer.Option(help="Numbers of labels with commas; `all` for all.")] = "0,10,30,100,300,all",
     seeds: Annotated[int, typer.Option(min=1, help="Draws of labels, and of a training's chance.")] = 3,
@@ -44,7 +48,12 @@ def compare(
     from extractor.config import load_settings
 
     settings = load_settings(engine=engine, model=model, base_url=base_url, template=template, k=k)
-    names = sides.named(systems)
+    learners: dict[str, sides.Learner] = {}
+    for name, target in LEARNERS.items():
+        if name in (systems or "").split(","):
+            module, _, cls = target.partition(":")
+            learners[name] = getattr(import_module(module), cls)(settings)
+    names = sides.named(systems, learners)
     counts = sides.budgets_of("0,30,all" if quick else budgets)
     found: dict[str, Any] = {}
     report: list[page.Section] = []
@@ -69,6 +78,7 @@ def compare(
                 out,
                 encoder=encoder,
                 epochs=1 / 3 if quick else 1.0,
+                learners=learners,
                 progress=lambda arm, name=validation.name: progress(f"{name}: {arm}"),  # type: ignore[misc]
             )
             found[validation.name] = as_json(finished)

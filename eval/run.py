@@ -120,10 +120,10 @@ def folder_hash(folder: str) -> str:
 
 
 @lru_cache
-def code_hash(package: str = "extractor") -> str:
-    """Hash of a package's code, without what no record depends on."""
+def code_hash(package: str = "extractor", only: tuple[str, ...] = ()) -> str:
+    """Hash of a package's code, of some files of it or without what no record depends on."""
     root = Path(import_module(package).__path__[0])
-    files = sorted(p for p in root.rglob("*.py") if p.name not in NO_RECORD)
+    files = sorted(p for p in root.rglob("*.py") if (p.name in only if only else p.name not in NO_RECORD))
     return content_hash(p.read_text(encoding="utf-8") for p in files)
 
 

@@ -25,8 +25,10 @@ if TYPE_CHECKING:
 
 Grounding = Literal["strict", "off"]
 
-# Spans begin and end between chunks: runs of letters, digits or white space; Han, Kana, Hangul and anything else alone.
-_CHUNKS = re.compile(r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]+|\d+|\s+|.", re.DOTALL)
+# Spans begin and end between chunks: runs of letters, digits or white space; Han, Kana, Hangul and anything else alone. A last
+# s stands apart, so that "Mens" holds "Men".
+_LETTER = r"[^\W\d_\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\U00020000-\U0003ffff]"
+_CHUNKS = re.compile(rf"{_LETTER}{{2,}}(?<![sS])(?=[sS](?!{_LETTER}))|{_LETTER}+|\d+|\s+|.", re.DOTALL)
 
 
 # A span begins with no white space, be it plain or escaped (\n, \t), and takes at most MAX_CHARACTERS.

@@ -49,6 +49,16 @@ def whole(text: str, begin: int, end: int) -> bool:
     return not _joined(text, begin) and not _joined(text, end)
 
 
+def singular(text: str, begin: int, end: int) -> bool:
+    """Whether the span is a word but for its last s: "Men" in "Mens"."""
+    return (
+        text[end : end + 1] in ("s", "S")
+        and end - begin > 1
+        and text[end - 1] not in "sS"
+        and whole(text, begin, end + 1)
+    )
+
+
 def _begins_word(text: str, begin: int, end: int) -> bool:
     """Whether a word begins here (in scripts without case, anywhere: Chinese has no spaces) and no number is cut."""
     caseless = text[begin].isalpha() and text[begin].lower() == text[begin].upper()

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from ahocorasick_rs import AhoCorasick
 
-from extractor.grounding import whole
+from extractor.grounding import singular, whole
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema, category_key
 
@@ -17,7 +17,7 @@ MOST = 4  # known values of one attribute that a prompt shows
 
 
 class Vocabulary:
-    """Known values of the attributes of each category, matched without case as whole words.
+    """Known values of the attributes of each category, matched without case as whole words, or before the s of a plural.
 
     A labelled offer's own values are no knowledge about that offer: they are left out, unless another offer or the schema has
     them too, so that no offer is answered, and no demonstration shown, by its own labels.
@@ -61,7 +61,7 @@ class Vocabulary:
         if category in self._matchers:
             values, matcher = self._matchers[category]
             for i, begin, end in matcher.find_matches_as_indexes(lowered(text), overlapping=True):
-                if whole(text, begin, end):
+                if whole(text, begin, end) or singular(text, begin, end):
                     yield from ((begin, end, name, n) for name, n in self._values[category][values[i]].items())
 
 

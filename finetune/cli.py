@@ -1,14 +1,19 @@
 """Commands of the training room."""
 
 import json
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from extractor.errors import InputError
 from extractor.options import Known, Template
+
+if TYPE_CHECKING:
+    from extractor.records import LabelledOffer
+    from extractor.schema import AttributeSchema
 
 Schema = Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas. (default: what the labels name)")]
 
@@ -36,13 +41,16 @@ def lora(
         float | None, typer.Option(help="Updates are scaled by alpha / rank. (default: twice the rank)")
     ] = None,
     dropout: float = 0.05,
+    warmup: Annotated[float, typer.Option(help="Share of the steps.")] = 0.1,
     learning_rate: float = 2e-3,
-    epochs: Annotated[int, typer.Option(min=1)] = 10,
+    epochs: Annotated[int | None, typer.Option(min=1, help="(default: by the number of labels, 8 to 40)")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Offers a pass.")] = 8,
     accumulate: Annotated[int, typer.Option(min=1, help="Passes a step.")] = 1,
     held_out: Annotated[float, typer.Option(help="Share of the labels for early stopping, of 50 or more.")] = 0.1,
     patience: Annotated[int, typer.Option(help="Epochs without a better score.")] = 4,
-    augment: Annotated[str, typer.Option(help="swap, order, drop, case, typos, synonyms: names with commas.")] = "",
+    augment: Annotated[
+        str, typer.Option(help="swap, order, drop, case, typos, synonyms: names with commas.")
+    ] = "swap,order,drop",
     freeze: Annotated[int | None, typer.Option(help="With `full`: only the last so many layers learn.")] = None,
     fgm: Annotated[float, typer.Option(help="Adversarial step on embeddings; 0 for none.")] = 0.0,
     template: Template = None,
@@ -57,29 +65,23 @@ def lora(
     seed: int = 0,
 ) -> None:
     """Train an adapter on labelled offers."""
-    from eval.datasets import load_dataset
     from extractor.cli import errors
     from extractor.config import load_settings
-    from extractor.lint_inputs import placed
-    from finetune.dataset import augmentations, checked
-    from finetune.lora import FEWEST, METHODS, SERVED, Recipe, tune
+    from finetune.dataset import augmentations
+    from finetune.lora import FEWEST, METHODS, SERVED, recipe_for, tune
 
     if method not in METHODS:
         raise InputError(f"--method: unknown {method!r}; there are {', '.join(METHODS)}")
     settings = load_settings(engine="huggingface", model=base, template=template, k=k, known=known, calibration="none")
-    training = load_dataset(data, "train" if data.is_dir() else None, None, schema)
-    file = data / "train.jsonl" if data.is_dir() else data
-    rows = placed(file, training.offers) if file.suffix == ".jsonl" else [(str(file), o) for o in training.offers]
-    labels, dropped = checked(rows, training.schemas, drop_invalid)
-    for problem in dropped:
-        errors.print(f"left out: {problem}")
-    recipe = Recipe(
+    labels, schemas = _labels(data, schema, drop_invalid)
+    recipe = recipe_for(
+        len(labels),
         method=method,
         rank=rank,
         alpha=alpha or 2.0 * rank,
         dropout=dropout,
+        warmup=warmup,
         learning_rate=learning_rate,
-        epochs=epochs,
         batch=batch,
         accumulate=accumulate,
         held_out=held_out,
@@ -91,12 +93,14 @@ def lora(
         four_bit=four_bit,
         seed=seed,
     )
+    if epochs is not None:
+        recipe = replace(recipe, epochs=epochs)
     if len(labels) < FEWEST:
         errors.print(
             f"{len(labels)} labels teach an adapter little that holds for other offers; as demonstrations they serve at once: "
             f"shelfwise extract … --demonstrations {data} (an adapter is trained all the same)"
         )
-    folder, card = tune(labels, training.schemas, settings, out, recipe, report)
+    folder, card = tune(labels, schemas, settings, out, recipe, report)
     held = f", F1 {card.scores['f1']:.1f} on {card.scores['offers']} held-out ones" if card.scores else ""
     print(f"{card.name}@{card.version} in {folder}: learned from {card.labels} offers{held}")
     if method in SERVED[:2]:
@@ -105,6 +109,52 @@ def lora(
         )
     elif method != "full":
         print("vLLM does not serve this method; extract with --engine huggingface")
+
+
+@app.command()
+def search(
+    data: Annotated[Path, typer.Option(help="Labelled offers to learn from: a file, or the train split of a folder.")],
+    out: Annotated[Path, typer.Option(help="Folder of the search, which goes on where it was stopped.")],
+    schema: Schema = None,
+    base: Annotated[str, typer.Option(help="`base` (bundled), a folder, a hub name.")] = "base",
+    trials: Annotated[int | None, typer.Option(min=1)] = None,
+    minutes: Annotated[float | None, typer.Option(help="Of all trials together.")] = None,
+    template: Template = None,
+    known: Known = None,
+    drop_invalid: Annotated[bool, typer.Option("--drop-invalid", help="Go on without labels that cannot be.")] = False,
+    seed: int = 0,
+) -> None:
+    """Search rank, learning rate, warm-up, dropout, epochs and augmentation of an adapter, on labels held out from all trials."""
+    from extractor.config import load_settings
+    from finetune.lora import recipe_for
+    from finetune.search import search as run
+
+    settings = load_settings(engine="huggingface", model=base, template=template, k=0, known=known, calibration="none")
+    labels, schemas = _labels(data, schema, drop_invalid)
+    found = run(labels, schemas, settings, out, recipe_for(len(labels), seed=seed), trials, minutes)
+    low, high = found["learning_rates"]
+    print(
+        f"{found['trials']} trials, {found['pruned']} of them pruned, {found['minutes']} minutes; all in {out}/search.json"
+    )
+    print(f"learning rates within a point of the best: {low:.1e} to {high:.1e}")
+    options = " ".join(f"--{name.replace('_', '-')} {value or repr('')}" for name, value in found["best"].items())
+    print(f"F1 {found['f1']:.1f} on held-out labels: shelfwise finetune lora --data {data} --out … {options}")
+
+
+def _labels(data: Path, schema: Path | None, drop_invalid: bool) -> "tuple[list[LabelledOffer], list[AttributeSchema]]":
+    """Checked labels and their schemas; what was left out is said."""
+    from eval.datasets import load_dataset
+    from extractor.cli import errors
+    from extractor.lint_inputs import placed
+    from finetune.dataset import checked
+
+    training = load_dataset(data, "train" if data.is_dir() else None, None, schema)
+    file = data / "train.jsonl" if data.is_dir() else data
+    rows = placed(file, training.offers) if file.suffix == ".jsonl" else [(str(file), o) for o in training.offers]
+    labels, dropped = checked(rows, training.schemas, drop_invalid)
+    for problem in dropped:
+        errors.print(f"left out: {problem}")
+    return labels, list(training.schemas)
 
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}  # torch is loaded only by what needs it

@@ -12,8 +12,8 @@ import json
 import math
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -42,6 +42,7 @@ Method = Literal["lora", "rslora", "dora", "adalora", "prefix", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
 SERVED = ("lora", "rslora", "full")  # by vLLM; the others by transformers only
 FEW = 50  # labels below which none is held out
+STEPS, MOST = 260, 40  # least steps, most epochs
 FEWEST = 10  # labels below which demonstrations are the better use of them
 
 
@@ -56,19 +57,26 @@ class Recipe:
     alpha: float = 32.0
     dropout: float = 0.05
     learning_rate: float = 2e-3
-    epochs: int = 10
+    epochs: int = 8
     batch: int = 8
     accumulate: int = 1
     warmup: float = 0.1
     weight_decay: float = 0.0
     held_out: float = 0.1
     patience: int = 4
-    augment: tuple[str, ...] = ()
+    augment: tuple[str, ...] = ("swap", "order", "drop")
     freeze: int | None = None
     fgm: float = 0.0
     checkpointing: bool = False
     four_bit: bool = False
     seed: int = 0
+
+
+def recipe_for(labels: int, epochs: float = 1.0, **changes: Any) -> Recipe:
+    """The recipe for so many labels; `epochs` multiplies its own. Few labels are passed over more often (LOG.md)."""
+    own = Recipe(**changes)
+    passes = min(max(math.ceil(STEPS * own.batch / max(labels, 1)), own.epochs), MOST)
+    return replace(own, epochs=max(1, round(passes * epochs)))
 
 
 def tune(
@@ -78,9 +86,10 @@ def tune(
     out: Path,
     recipe: Recipe,
     report: str = "tensorboard",
+    scored: Callable[[int, float], None] = lambda step, f1: None,
 ) -> tuple[Path, Card]:
     """Train on the labels and write the next version in `out`: what `--adapter` takes (of `full`, `--model`). A killed training
-    goes on. Raises InputError where it cannot be saved."""
+    goes on. `scored` hears of each F1 on held-out offers, and may raise. Raises InputError where it cannot be saved."""
     training, held_out = divided(labels, recipe.held_out if len(labels) >= FEW else 0.0, recipe.seed)
     base = settings.model or "base"
     torch.manual_seed(recipe.seed)
@@ -98,7 +107,7 @@ def tune(
         data_collator=lambda items: items[0],
         callbacks=[_Epochs()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
     )
-    trainer.extractor, trainer.schemas, trainer.fgm = extractor, schemas, recipe.fgm
+    trainer.extractor, trainer.schemas, trainer.fgm, trainer.scored = extractor, schemas, recipe.fgm, scored
     trainer.remove_callback(PrinterCallback)
     if recipe.method == "adalora":
         trainer.add_callback(_Allocate())
@@ -252,6 +261,7 @@ class _Trainer(Trainer):
     extractor: Extractor
     schemas: Sequence[AttributeSchema]
     fgm: float
+    scored: Callable[[int, float], None]
 
     def compute_loss(
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
@@ -284,8 +294,10 @@ class _Trainer(Trainer):
         model.eval()
         records = self.extractor.extract(offers)
         model.train()
-        metrics = {f"{metric_key_prefix}_f1": extraction_f1(offers, records, self.schemas)}
+        f1 = extraction_f1(offers, records, self.schemas)
+        metrics = {f"{metric_key_prefix}_f1": f1}
         self.log(metrics)
+        self.scored(self.state.global_step, f1)
         self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 

@@ -216,15 +216,34 @@ def test_a_full_disk_leaves_earlier_versions_whole(registry, tmp_path, monkeypat
     assert all(p.read_bytes() == content for p, content in before.items()) and not (out / "3").exists()
 
 
+MANY = [
+    labelled(f"{brand} Loafer {n}{color} EU {n + 30}", Brand=brand, Color=color, Size=f"EU {n + 30}")
+    for n in range(13)
+    for brand, color in (("Velmora", "Tan"), ("Oskella", "Navy"), ("Brindlow", "Black"), ("Tarn", "Olive"))
+]
+
+
 def test_early_stopping_goes_by_extraction(tmp_path):
-    offers = [
-        labelled(f"{brand} Loafer {n}{color} EU {n + 30}", Brand=brand, Color=color, Size=f"EU {n + 30}")
-        for n in range(13)
-        for brand, color in (("Velmora", "Tan"), ("Oskella", "Navy"), ("Brindlow", "Black"), ("Tarn", "Olive"))
-    ]
     settings = load_settings(engine="huggingface", k=0, calibration="none")
-    _, card = tune(offers, [SHOES], settings, tmp_path / "shoes", replace(QUICK, epochs=2, batch=8), report="none")
+    _, card = tune(MANY, [SHOES], settings, tmp_path / "shoes", replace(QUICK, epochs=2, batch=8), report="none")
     assert card.labels + card.scores["offers"] == 52 and 0 < card.scores["f1"] <= 100
+
+
+def test_a_search_spends_its_budget_and_goes_on_where_it_was(tmp_path):
+    from finetune.search import search
+
+    settings = load_settings(engine="huggingface", k=0, calibration="none")
+    start = replace(QUICK, epochs=2, rank=4, batch=8)
+    found = search(MANY, [SHOES], settings, tmp_path, start, trials=1)
+    assert found["trials"] == 1 and found["best"]["rank"] == 4 and found["best"]["epochs"] == 2
+    assert search(MANY, [SHOES], settings, tmp_path, start, trials=1) == found
+    more = search(MANY, [SHOES], settings, tmp_path, start, trials=2)
+    assert more["trials"] == 2 and more["all"][0] == found["all"][0] and more["f1"] >= found["f1"]
+    assert json.loads((tmp_path / "search.json").read_text()) == more and not (tmp_path / "trial").exists()
+    with pytest.raises(InputError, match="4 labels are too few to hold any out for a search; it takes 50"):
+        search(LABELS, [SHOES], settings, tmp_path, start, trials=1)
+    with pytest.raises(InputError, match="a search needs a budget"):
+        search(MANY, [SHOES], settings, tmp_path, start)
 
 
 # --- registry and routes ----------------------------------------------------------------------------------------------
@@ -328,6 +347,62 @@ def test_few_labels_are_better_shown_than_learned(tmp_path):
     assert "unknown 'sft'; there are lora, rslora" in run_cli("finetune", "lora", *arguments, "--method", "sft").stderr
     assert "unknown 'noise'; there are swap" in run_cli("finetune", "lora", *arguments, "--augment", "noise").stderr
     assert "needs bitsandbytes and a GPU" in run_cli("finetune", "lora", *arguments, "--four-bit").stderr
+
+
+def test_adapters_are_an_arm_of_the_comparison(tmp_path):
+    from eval import compare
+    from eval.datasets import load_dataset
+    from finetune.learner import Adapters
+
+    for split in ("train", "validation"):
+        (tmp_path / f"{split}.jsonl").write_text("".join(o.model_dump_json() + "\n" for o in LABELS))
+    training, validation = (load_dataset(tmp_path, split) for split in ("train", "validation"))
+    learners = {"lora": Adapters(load_settings(calibration="none"))}
+    arms = list(compare.plan(compare.named("lora", learners), [0, 2, None], 2, len(training.offers)))
+    assert arms == [("lora", 2, 0), ("lora", 2, 1), ("lora", None, 0), ("lora", None, 1)]
+
+    def made(chosen):
+        return compare.compare(
+            training, validation, chosen, load_settings(), None, tmp_path / "runs", epochs=0.03, learners=learners
+        )
+
+    first = made(arms[1:3])
+    assert [a.labels for a in first] == [2, 4] and len(first[0].run.predictions) == 4
+    kept = {p: p.stat().st_mtime_ns for p in (tmp_path / "runs").rglob("predictions.jsonl")}
+    again = made(arms[1:3])  # nothing is trained twice
+    assert [a.run.folder for a in again] == [a.run.folder for a in first]
+    assert {p: p.stat().st_mtime_ns for p in kept} == kept
+    with pytest.raises(InputError, match="unknown system 'lora'"):
+        compare.named("lora")
+
+
+@pytest.mark.parametrize(("tokens", "slots"), [(37, 5), (200, 3), (64, 50), (5, 1)])
+@pytest.mark.parametrize("skewed", [False, True])
+def test_grouped_products_are_those_of_vllm_and_none_without_an_adapter(tokens, slots, skewed):
+    from vllm.lora.ops.torch_ops import lora_ops
+
+    from extractor.engines import lora_on_cpu as ours
+
+    torch.manual_seed(tokens)
+    indices = torch.randint(0, slots, (tokens,))
+    if skewed:
+        indices[: tokens * 3 // 4] = 0
+    x, a, b = torch.randn(tokens, 24), torch.randn(slots, 1, 8, 24), torch.randn(slots, 1, 40, 8)
+
+    def made(ops, given):
+        shrunk, sliced, whole = torch.zeros(tokens, 8), torch.ones(tokens, 100), torch.ones(tokens, 44)
+        ops.bgmv_shrink(x, a, shrunk, given, 0.5)
+        ops.bgmv_expand_slice(shrunk, b, sliced, given, 30, 40, True)
+        ops.bgmv_expand(shrunk, b, whole, given, True)
+        return torch.cat([shrunk, sliced, whole], 1)
+
+    expected = made(lora_ops, indices)
+    assert torch.allclose(made(ours, indices), expected, atol=1e-5)
+    without = torch.arange(tokens) % 3 == 0
+    found = made(ours, indices.masked_fill(without, -1))
+    assert torch.allclose(found[~without], expected[~without], atol=1e-5)
+    assert torch.equal(found[without], torch.cat([torch.zeros(8), torch.ones(144)]).expand(int(without.sum()), -1))
+    assert torch.equal(made(ours, torch.full((tokens,), -1))[:, 8:], torch.ones(tokens, 144))
 
 
 @pytest.mark.model

@@ -30,7 +30,8 @@ OTHER = AttributeSchema.from_names(["Brand"], "Tea")
     [
         ("VELMORA loafer", {"Brand": ["VELMORA"]}),  # as the text writes it
         ("Tarn Wild boot by Tarn", {"Brand": ["Tarn Wild"]}),  # none within another
-        ("Tarns", {}),  # whole words only
+        ("Tarny Untarn", {}),  # whole words only
+        ("Tarns", {"Brand": ["Tarn"]}),  # or but for the s of a plural
         ("dark red boot, Red", {"Brand": ["red"], "Color": ["dark red"]}),  # one word may be of two attributes
         ("size 12.5", {}),  # a number is not torn
         ("12 Éclair", {"Color": ["Éclair", "12"]}),  # the longest first

@@ -26,7 +26,7 @@ os.environ.setdefault("VLLM_ENABLE_V1_MULTIPROCESSING", "0")
 
 class VllmEngine:
     """`model` is `base`, a folder or a hub name. `adapters` may serve requests, each its own in one batch; `loaded` of them
-    are on a GPU at once, others are swapped in. `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
+    are loaded at once, others are swapped in. `options` go to `vllm.LLM` as they are (tensor_parallel_size, …)."""
 
     name = "vllm"
     retried = 0
@@ -35,7 +35,7 @@ class VllmEngine:
         self,
         model: str = "base",
         adapters: Sequence[Adapter] = (),
-        loaded: int = 16,
+        loaded: int = 64,
         max_model_len: int | None = None,
         max_num_seqs: int = 256,
         **options: Any,
@@ -66,10 +66,12 @@ class VllmEngine:
             from vllm.lora.request import LoRARequest
 
             ranks = [rank_for_vllm(a.folder, check_adapter(a.folder, path)) for a in adapters]
-            # A request without an adapter gets that of the last slot on a CPU, so the last stays empty:
-            # https://github.com/vllm-project/vllm/pull/48421
-            slots = len(adapters) + 1 if current_platform.is_cpu() else min(loaded, len(adapters))
+            slots = min(loaded, len(adapters))
             settings |= {"enable_lora": True, "max_lora_rank": _allowed(max(ranks)), "max_loras": slots}
+            if current_platform.is_cpu():
+                from extractor.engines.lora_on_cpu import install
+
+                install()
             self._lora |= {a.reference: LoRARequest(a.reference, i, str(a.folder)) for i, a in enumerate(adapters, 1)}
         try:
             with warnings.catch_warnings():
