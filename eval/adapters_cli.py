@@ -31,7 +31,7 @@ def promote(
 ) -> None:
     """Let an adapter serve its categories, if it beats all else on held-out offers."""
     from eval.datasets import load_dataset
-    from eval.promote import rivals
+    from eval.promote import LEAST, rivals
     from extractor.adapters import Registry
     from extractor.config import load_settings
 
@@ -50,6 +50,12 @@ def promote(
         )
     Console().print(table)
     unbeaten = [rival.name for rival in found if not rival.beaten]
+    few = len(dataset.offers) < LEAST
+    if few and not force:
+        raise InputError(
+            f"{adapter.reference} is not promoted: {len(dataset.offers)} held-out offers are too few to tell; give {LEAST} or more,"
+            " or --force with a --reason"
+        )
     if unbeaten and not force:
         raise InputError(
             f"{adapter.reference} is not promoted: on these {len(dataset.offers)} offers it is not better than"
@@ -61,6 +67,6 @@ def promote(
         "f1": f1,
         "rivals": [asdict(r) for r in found],
     }
-    opened.promote(adapter, evidence, reason if unbeaten else None)
+    opened.promote(adapter, evidence, reason if unbeaten or few else None)
     serving = ", ".join(adapter.card.schemas) if adapter.card else ""
     print(f"{adapter.reference} serves {serving}")

@@ -17,6 +17,7 @@ from extractor.io import read_labelled
 from extractor.schema import category_key
 
 LEVEL = 0.05  # of the paired test
+LEAST = 30  # held-out offers: resamples of fewer say too little of others
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ def list_adapters(registry: AdaptersFolder) -> None:
     """All adapters with their scores; what serves a category is marked."""
     opened = Registry(registry)
     serving = opened.serving()
-    table = Table("adapter", "categories", "serves", "base", "labels", "held-out F1", "created")
+    table = Table()
+    for heading in ("adapter", "categories", "serves", "base", "labels", "held-out F1", "created"):
+        table.add_column(heading, no_wrap=heading in ("adapter", "base"))
     for adapter in opened.adapters():
         if card := adapter.card:
             served = [c for c in card.schemas if serving.get(c) == adapter.reference]

@@ -318,8 +318,10 @@ def test_an_adapter_that_does_not_belong_is_refused(registry, tmp_path):
 def test_only_what_wins_is_promoted_unless_it_is_forced_with_a_reason(registry, tmp_path):
     root, data = tmp_path / "adapters", tmp_path / "held_out.jsonl"
     shutil.copytree(registry, root)
-    offers = [labelled(f"Velmora Clog Tan {i}", Brand="Velmora", Color="Tan") for i in range(8)]
-    data.write_text("".join(o.model_dump_json() + "\n" for o in offers))
+    offers = [
+        labelled(f"Velmora Clog Tan {i}", Brand="Velmora", Color="Tan").model_dump_json() + "\n" for i in range(30)
+    ]
+    data.write_text("".join(offers))
     command = ("adapters", "promote", "shoes@1", "--adapters", str(root), "--data", str(data), "--engine", "scripted")
     runs = ("--out", str(tmp_path / "runs"))
     refused = run_cli(*command, *runs)
@@ -332,6 +334,8 @@ def test_only_what_wins_is_promoted_unless_it_is_forced_with_a_reason(registry, 
         "zero-shot",
         "few-shot",
     ]
+    data.write_text("".join(offers[:29]))
+    assert "29 held-out offers are too few to tell; give 30 or more" in run_cli(*command, *runs).stderr
     data.write_text(LABELS[0].model_dump_json() + "\n")
     assert "take demonstrations from a training split" in run_cli(*command).stderr
 
