@@ -53,8 +53,8 @@ def promote(
     few = len(dataset.offers) < LEAST
     if few and not force:
         raise InputError(
-            f"{adapter.reference} is not promoted: {len(dataset.offers)} held-out offers are too few to tell; give {LEAST} or more,"
-            " or --force with a --reason"
+            f"{adapter.reference} is not promoted: {len(dataset.offers)} held-out offers are too few to tell; give {LEAST} or"
+            " more, or --force with a --reason"
         )
     if unbeaten and not force:
         raise InputError(
