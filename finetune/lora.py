@@ -11,21 +11,19 @@ import hashlib
 import json
 import math
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 import peft
 import torch
 from safetensors import SafetensorError
-from torch.utils.data import IterableDataset
-from transformers import EarlyStoppingCallback, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
-from eval.baselines.training import extraction_f1
 from extractor.adapters import CARD, LABELS, Card, fingerprint, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines.huggingface import HuggingFaceEngine, load
@@ -34,9 +32,9 @@ from extractor.errors import InputError
 from extractor.extract import Extractor
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
-from finetune.attention import BY_CONVERSATION
-from finetune.conversations import IGNORED, Example
+from finetune.conversations import Example
 from finetune.dataset import batches, complete, divided
+from finetune.trainer import AdapterTrainer, Allocate, Steps, Stream
 
 Method = Literal["lora", "rslora", "dora", "adalora", "prefix", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
@@ -97,20 +95,23 @@ def tune(
     engine = HuggingFaceEngine.around(model, tokenizer, model_reference(base))
     # Known values and demonstrations come from what is learned from: held-out offers are as new as any.
     extractor = make_extractor(engine, settings, schemas, training)
-    work = out / "training"
+    # Named by all that goes in: the same command goes on where it was killed, another one begins anew.
+    rows = [item.model_dump_json() for part in (training, held_out, schemas) for item in part]
+    prompting = [extractor.asking.template.sha256, settings.k, settings.known]
+    work = out / "training" / _key(rows, prompting, asdict(recipe), fingerprint(resolve_model(base)))
     steps = recipe.epochs * math.ceil(math.ceil(len(training) / recipe.batch) / recipe.accumulate)
-    trainer = _Trainer(
+    trainer = AdapterTrainer(
         model=model,
         args=_arguments(recipe, work, steps, bool(held_out), report),
-        train_dataset=_Stream(extractor, tokenizer, complete(training, schemas), recipe),
+        train_dataset=Stream(partial(_batches, extractor, tokenizer, complete(training, schemas), recipe)),
         eval_dataset=list(held_out) if held_out else None,
         data_collator=lambda items: items[0],
-        callbacks=[_Epochs()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
+        callbacks=[Steps()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
     )
     trainer.extractor, trainer.schemas, trainer.fgm, trainer.scored = extractor, schemas, recipe.fgm, scored
     trainer.remove_callback(PrinterCallback)
     if recipe.method == "adalora":
-        trainer.add_callback(_Allocate())
+        trainer.add_callback(Allocate())
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
     learned = "".join(o.model_dump_json() + "\n" for o in training)
     asked = {o.category for o in training}
@@ -131,6 +132,10 @@ def tune(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     return _saved(model, tokenizer, card, learned, out), card
+
+
+def _key(*inputs: Any) -> str:
+    return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
 def _saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Path:
@@ -194,6 +199,21 @@ def _freeze(model: Any, layers: int | None) -> None:
         part.requires_grad_(True)
 
 
+def _batches(
+    extractor: Extractor, tokenizer: Any, labels: Sequence[LabelledOffer], recipe: Recipe
+) -> Iterator[list[Example]]:
+    return batches(
+        extractor,
+        tokenizer,
+        labels,
+        epochs=recipe.epochs,
+        # A prefix is as many keys more than queries, which rows of several conversations do not allow.
+        batch=1 if recipe.method == "prefix" else recipe.batch,
+        augment=recipe.augment,
+        seed=recipe.seed,
+    )
+
+
 def _arguments(recipe: Recipe, work: Path, steps: int, stopping: bool, report: str) -> TrainingArguments:
     on_gpu = torch.cuda.is_available()
     epoch = max(1, steps // recipe.epochs)
@@ -201,7 +221,7 @@ def _arguments(recipe: Recipe, work: Path, steps: int, stopping: bool, report: s
         output_dir=str(work),
         max_steps=steps,
         per_device_train_batch_size=1,  # an item of the stream is a batch
-        gradient_accumulation_steps=recipe.accumulate,
+        gradient_accumulation_steps=recipe.accumulate * (recipe.batch if recipe.method == "prefix" else 1),
         gradient_checkpointing=recipe.checkpointing,
         learning_rate=recipe.learning_rate,
         warmup_steps=math.ceil(recipe.warmup * steps),
@@ -222,105 +242,3 @@ def _arguments(recipe: Recipe, work: Path, steps: int, stopping: bool, report: s
         seed=recipe.seed,
         disable_tqdm=True,
     )
-
-
-class _Stream(IterableDataset[dict[str, torch.Tensor]]):
-    """All batches of a training in order, each one row of conversations without padding."""
-
-    def __init__(self, extractor: Extractor, tokenizer: Any, offers: Sequence[LabelledOffer], recipe: Recipe) -> None:
-        self.extractor, self.tokenizer, self.offers, self.recipe = extractor, tokenizer, offers, recipe
-
-    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
-        r = self.recipe
-        # A prefix is as many keys more than queries, which rows of several conversations do not allow.
-        size = 1 if r.method == "prefix" else r.batch
-        made = batches(
-            self.extractor,
-            self.tokenizer,
-            self.offers,
-            epochs=r.epochs,
-            batch=size,
-            augment=r.augment,
-            seed=r.seed,
-        )
-        return map(row, made)
-
-
-def row(examples: Sequence[Example]) -> dict[str, torch.Tensor]:
-    """Conversations one behind the other; positions start anew with each."""
-    return {
-        "input_ids": torch.tensor([[i for e in examples for i in e.input_ids]]),
-        "labels": torch.tensor([[i for e in examples for i in e.labels]]),
-        "position_ids": torch.tensor([[i for e in examples for i in range(len(e.input_ids))]]),
-    }
-
-
-class _Trainer(Trainer):
-    """Logits only where an answer stands, attention inside each conversation, and extraction as the evaluation."""
-
-    extractor: Extractor
-    schemas: Sequence[AttributeSchema]
-    fgm: float
-    scored: Callable[[int, float], None]
-
-    def compute_loss(
-        self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        ids, positions, labels = inputs["input_ids"], inputs["position_ids"], inputs["labels"][0, 1:]
-        answered = (labels != IGNORED).nonzero()[:, 0]
-        inner = self.accelerator.unwrap_model(model)
-        causal = inner.get_base_model() if isinstance(inner, peft.PeftModel) else inner
-        if not isinstance(inner, peft.PeftModelForCausalLM) or inner.active_peft_config.peft_type != "PREFIX_TUNING":
-            causal.set_attn_implementation(BY_CONVERSATION)
-
-        def loss(embedded: torch.Tensor) -> torch.Tensor:
-            made = model(inputs_embeds=embedded, position_ids=positions, logits_to_keep=answered, use_cache=False)
-            return torch.nn.functional.cross_entropy(made.logits[0].float(), labels[answered])
-
-        embedded = causal.get_input_embeddings()(ids)
-        if not self.fgm:
-            return loss(embedded)
-        if not embedded.requires_grad:
-            embedded.requires_grad_()
-        clean = loss(embedded)
-        (gradient,) = torch.autograd.grad(clean, embedded, retain_graph=True)
-        return (clean + loss(embedded + self.fgm * gradient / (gradient.norm() + 1e-12))) / 2
-
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        offers = self.eval_dataset
-        model = self.accelerator.unwrap_model(self.model)
-        causal = model.get_base_model() if isinstance(model, peft.PeftModel) else model
-        causal.set_attn_implementation("sdpa")  # generation has keys of earlier steps
-        model.eval()
-        records = self.extractor.extract(offers)
-        model.train()
-        f1 = extraction_f1(offers, records, self.schemas)
-        metrics = {f"{metric_key_prefix}_f1": f1}
-        self.log(metrics)
-        self.scored(self.state.global_step, f1)
-        self.control: Any = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
-        return metrics
-
-
-class _Allocate(TrainerCallback):
-    """AdaLoRA moves rank from where it is of little use to where it is of more, after each step."""
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        config = model.active_peft_config
-        config.total_step = state.max_steps
-        config.tinit, config.tfinal, config.deltaT = state.max_steps // 5, state.max_steps // 2, 1
-
-    def on_optimizer_step(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
-        model.base_model.update_and_allocate(state.global_step)
-
-
-class _Epochs(TrainerCallback):
-    """One line an epoch."""
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        logs = logs or {}
-        where = f"step {state.global_step}/{state.max_steps}"
-        if "loss" in logs:
-            print(f"{where}: loss {float(logs['loss']):.4f}", file=sys.stderr, flush=True)
-        elif "eval_f1" in logs:
-            print(f"{where}: held-out F1 {float(logs['eval_f1']):.2f}", file=sys.stderr, flush=True)

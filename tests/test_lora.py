@@ -196,10 +196,13 @@ def test_training_resumes_exactly_after_a_kill(tmp_path):
         with pytest.raises(Killed):
             trained(tmp_path / "killed", epochs=3)
     work = tmp_path / "killed" / "training"
-    last = max(work.glob("checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
+    last = max(work.glob("*/checkpoint-*"), key=lambda p: int(p.name.split("-")[1]))
     assert int(last.name.split("-")[1]) == 6
     folder, _ = trained(tmp_path / "killed", epochs=3)
-    assert weights(folder) == weights(whole) and not work.exists()
+    assert weights(folder) == weights(whole)
+    assert not work.exists()
+    folder, card = trained(tmp_path / "killed", epochs=1)  # another recipe begins anew
+    assert card.version == 2 and weights(folder) != weights(whole)
 
 
 def test_a_full_disk_leaves_earlier_versions_whole(registry, tmp_path, monkeypatch):
