@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from eval.options import Data, Form, Runs, Split
+from eval.options import Data, Form, Runs, Schemas, Split
 from extractor.errors import InputError
 from extractor.options import AdaptersFolder, BaseUrl, Engine, Model
 
@@ -22,6 +22,7 @@ def promote(
     data: Data,
     split: Split = None,
     form: Form = None,
+    schema: Schemas = None,
     force: Annotated[bool, typer.Option("--force", help="Promote it all the same; takes a --reason.")] = False,
     reason: Annotated[str | None, typer.Option(help="Why, for the record.")] = None,
     engine: Engine = None,
@@ -39,7 +40,7 @@ def promote(
         raise InputError("--force: say why with --reason; it is kept in the registry")
     opened = Registry(registry)
     adapter = opened.find(reference)
-    dataset = load_dataset(data, split or ("validation" if data.is_dir() else None), form)
+    dataset = load_dataset(data, split or ("validation" if data.is_dir() else None), form, schema)
     settings = load_settings(engine=engine, model=model, base_url=base_url, adapters=registry, calibration="none")
     f1, found = rivals(opened, adapter, dataset, settings, out)
     table = Table("compared with", "F1", f"{adapter.reference}", "difference", "95 % interval", "p")

@@ -45,12 +45,19 @@ def rivals(
         raise AdapterError(f"{adapter.folder}: no card, so it is not known what it was trained for")
     labels = read_labelled(adapter.folder / LABELS)
     check_leaks(labels, dataset.offers)
-    own = {category_key(c) for c in adapter.card.schemas}
+    own = {category_key(c): reference for c, reference in adapter.card.schemas.items()}
     if strangers := [o for o in dataset.offers if category_key(o.category) not in own]:
         raise InputError(
             f"{dataset.name}: offer {strangers[0].id!r} is of category {strangers[0].category!r}, which {adapter.reference} does"
             f" not serve; it serves {', '.join(adapter.card.schemas)}"
         )
+    for schema in dataset.schemas:
+        trained = own.get(category_key(schema.category), schema.reference)
+        if trained != schema.reference:
+            raise InputError(
+                f"{dataset.name}: asks for {schema.reference}, and {adapter.reference} was trained for {trained}; pass the"
+                " --schema of its training"
+            )
     alone = settings.model_copy(update={"adapter": None, "adapters": None})
     arms: list[tuple[str, Settings, Sequence[Any]]] = [
         (adapter.reference, alone.model_copy(update={"adapter": adapter.folder}), []),

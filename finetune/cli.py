@@ -104,8 +104,9 @@ def lora(
     held = f", F1 {card.scores['f1']:.1f} on {card.scores['offers']} held-out ones" if card.scores else ""
     print(f"{card.name}@{card.version} in {folder}: learned from {card.labels} offers{held}")
     if method in SERVED[:2]:
+        asked = f" --schema {schema}" if schema else ""
         print(
-            f"next: shelfwise adapters promote {card.name}@{card.version} --adapters {out.parent} --data HELD_OUT_LABELS"
+            f"next: shelfwise adapters promote {card.name}@{card.version} --adapters {out.parent} --data HELD_OUT_LABELS{asked}"
         )
     elif method != "full":
         print("vLLM does not serve this method; extract with --engine huggingface")

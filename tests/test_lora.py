@@ -325,8 +325,11 @@ def test_only_what_wins_is_promoted_unless_it_is_forced_with_a_reason(registry, 
         labelled(f"Velmora Clog Tan {i}", Brand="Velmora", Color="Tan").model_dump_json() + "\n" for i in range(30)
     ]
     data.write_text("".join(offers))
+    shoes = tmp_path / "shoes.yaml"
+    shoes.write_text("category: Shoes\nattributes: [{name: Brand}, {name: Color}, {name: Size}]\n")
     command = ("adapters", "promote", "shoes@1", "--adapters", str(root), "--data", str(data), "--engine", "scripted")
-    runs = ("--out", str(tmp_path / "runs"))
+    runs = ("--out", str(tmp_path / "runs"), "--schema", str(shoes))
+    assert "was trained for shoes@" in run_cli(*command, *runs[:2]).stderr  # these labels name no size
     refused = run_cli(*command, *runs)
     assert refused.returncode == 2 and "is not better than zero-shot, few-shot beyond chance" in refused.stderr
     assert Registry(root).serving() == {}
