@@ -271,6 +271,8 @@ def test_which_calibration_is_loaded(tmp_path):
         found(calibration=str(tmp_path / "missing.json"))
     with pytest.raises(InputError, match=f"fitted on model, not on {model_reference(str(BASE_MODEL))}"):
         found(model="base", calibration=str(tmp_path / "other.json"))
+    (tmp_path / "shoes").mkdir()
+    (tmp_path / "shoes" / "adapter_config.json").write_text("{}")
     with pytest.raises(InputError, match="not on model with adapter shoes"):
         found(adapter=tmp_path / "shoes", calibration=str(tmp_path / "other.json"))
     assert found(adapter=tmp_path / "shoes") is None  # the model's own is not that of its adapters
