@@ -122,6 +122,16 @@ class Registry:
             raise InputError(f"{self.root}: no adapter {reference!r}; there are {known}")
         return max(found, key=lambda a: a.card.version if a.card else 0)
 
+    def promoted(self) -> dict[str, Adapter]:
+        """category -> the adapter that serves it. Raises InputError for one whose folder is gone."""
+        by_reference = {a.reference: a for a in self.adapters()}
+        serving = self.serving()
+        if gone := [r for r in serving.values() if r not in by_reference]:
+            raise InputError(
+                f"{self.root}: {gone[0]} was promoted, and its folder is gone; put it back or roll it back"
+            )
+        return {category: by_reference[reference] for category, reference in serving.items()}
+
     def serving(self) -> dict[str, str]:
         """category -> reference of the adapter that was promoted for it last and not rolled back."""
         return {category: stack[-1] for category, stack in self._stacks().items() if stack}

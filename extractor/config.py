@@ -89,11 +89,9 @@ def load_settings(**given: Any) -> Settings:
 
 def adapters_of(settings: Settings) -> list[Adapter]:
     """What the engine has to hold: the one adapter of all offers, those that a registry has promoted. Raises InputError."""
-    registry = Registry(settings.adapters) if settings.adapters else None
-    promoted = (
-        [registry.find(reference) for reference in dict.fromkeys(registry.serving().values())] if registry else []
-    )
-    return ([open_adapter(settings.adapter)] if settings.adapter else []) + promoted
+    own = [open_adapter(settings.adapter)] if settings.adapter else []
+    promoted = Registry(settings.adapters).promoted().values() if settings.adapters else ()
+    return list({a.reference: a for a in (*own, *promoted)}.values())
 
 
 def model_of(settings: Settings) -> tuple[str, str | None]:
@@ -133,8 +131,16 @@ def make_extractor(
     demonstrations: Sequence[LabelledOffer] = (),
 ) -> Extractor:
     """`demonstrations` are for what no adapter with labels of its own answers."""
-    own = open_adapter(settings.adapter) if settings.adapter else None
-    asking = _asking(settings, schemas, demonstrations, own)
+    return _extractor(engine, settings, schemas, _askings(settings, schemas, demonstrations))
+
+
+def _extractor(
+    engine: Engine,
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    askings: tuple[Asking, dict[str, Asking]],
+) -> Extractor:
+    asking, routes = askings
     return Extractor(
         engine,
         schemas,
@@ -145,8 +151,28 @@ def make_extractor(
         truncate=settings.truncate,
         calibration=asking.calibration,
         adapter=asking.adapter,
-        routes=_routes(settings, schemas),
+        routes=routes,
     )
+
+
+def _askings(
+    settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer]
+) -> tuple[Asking, dict[str, Asking]]:
+    """How offers are asked about, and those of categories with a promoted adapter. Raises AdapterError where that was trained
+    for another schema."""
+    own = open_adapter(settings.adapter) if settings.adapter else None
+    routes = {}
+    for category, adapter in (Registry(settings.adapters).promoted() if settings.adapters else {}).items():
+        for schema in schemas:
+            if category_key(schema.category) == category_key(category):
+                trained = adapter.card.schemas[category] if adapter.card else schema.reference
+                if trained != schema.reference:
+                    raise AdapterError(
+                        f"{adapter.folder}: trained for {trained}, not for {schema.reference}; train it anew, roll it back, or "
+                        "extract without --adapters"
+                    )
+                routes[category] = _asking(settings, schemas, (), adapter)
+    return _asking(settings, schemas, demonstrations, own), routes
 
 
 def _asking(
@@ -172,37 +198,15 @@ def _asking(
     )
 
 
-def _routes(settings: Settings, schemas: Sequence[AttributeSchema]) -> dict[str, Asking]:
-    """category -> how its promoted adapter is asked. Raises AdapterError where it was trained for another schema."""
-    if not settings.adapters:
-        return {}
-    registry = Registry(settings.adapters)
-    routes = {}
-    for category, reference in registry.serving().items():
-        adapter = registry.find(reference)
-        for schema in schemas:
-            if category_key(schema.category) == category_key(category):
-                trained = adapter.card.schemas[category] if adapter.card else schema.reference
-                if trained != schema.reference:
-                    raise AdapterError(
-                        f"{adapter.folder}: trained for {trained}, not for {schema.reference}; train it anew, roll it back, or "
-                        "extract without --adapters"
-                    )
-                routes[category] = _asking(settings, schemas, (), adapter)
-    return routes
-
-
 @contextmanager
 def open_extractor(
     settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer] = ()
 ) -> Iterator[Extractor]:
     """An extractor with an engine of its own, which is closed at the end."""
     # A mistake in these shows before the engine starts, which takes half a minute.
-    load_template(settings.template)
-    find_calibration(settings)
-    _routes(settings, schemas)
+    askings = _askings(settings, schemas, demonstrations)
     engine = create_engine(settings.engine, **settings.engine_options())
     try:
-        yield make_extractor(engine, settings, schemas, demonstrations)
+        yield _extractor(engine, settings, schemas, askings)
     finally:
         engine.close()

@@ -12,7 +12,7 @@ from typing import Literal
 
 from extractor.errors import DemonstrationError
 from extractor.records import LabelledOffer, ProductOffer
-from extractor.schema import Attribute, AttributeSchema, category_key
+from extractor.schema import Attribute, AttributeSchema, category_key, schema_of
 
 Choice = Literal["similar", "fixed", "random"]
 Order = Literal["last", "first"]
@@ -95,8 +95,7 @@ def check_demonstrations(offers: Sequence[LabelledOffer], schemas: Sequence[Attr
 def contradictions(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> list[tuple[str, str]]:
     """The attributes of an offer with a value that no extraction could give, each with the reason. Attributes that are not
     asked for are never shown, hence not checked."""
-    known = {category_key(s.category): s for s in schemas}
-    schema = known.get(category_key(offer.category)) or (schemas[0] if len(schemas) == 1 else None)
+    schema = schema_of(offer.category, schemas)
     return [
         (attribute.name, reason)
         for attribute in (schema.attributes if schema else ())

@@ -13,7 +13,7 @@ from extractor.io import OfferReader, read_labelled
 from extractor.lint import Finding, fault, unrendered
 from extractor.prompts import Message, Template
 from extractor.records import LabelledOffer, ProductOffer
-from extractor.schema import AttributeSchema, category_key
+from extractor.schema import AttributeSchema, schema_of
 from extractor.vocabulary import Vocabulary
 
 Row = TypeVar("Row")
@@ -29,9 +29,7 @@ class Inputs:
     k: int
 
     def schema_for(self, offer: ProductOffer) -> AttributeSchema | None:
-        if len(self.schemas) == 1:
-            return self.schemas[0]
-        return next((s for s in self.schemas if category_key(s.category) == category_key(offer.category)), None)
+        return schema_of(offer.category, self.schemas)
 
 
 def read_inputs(schemas: Sequence[AttributeSchema], offers: Path | None, demonstrations: Path | None, k: int) -> Inputs:

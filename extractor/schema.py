@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -162,6 +162,13 @@ def load_schemas(path: Path) -> list[AttributeSchema]:
 def category_key(category: str | None) -> str:
     """How categories are compared: without case and outer white space."""
     return (category or "").strip().casefold()
+
+
+def schema_of(category: str | None, schemas: Sequence[AttributeSchema]) -> AttributeSchema | None:
+    """The schema of a category, or the only one there is."""
+    if len(schemas) == 1:
+        return schemas[0]
+    return next((s for s in schemas if category_key(s.category) == category_key(category)), None)
 
 
 def _reason(problem: Any) -> str:

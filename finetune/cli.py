@@ -15,9 +15,12 @@ if TYPE_CHECKING:
     from extractor.records import LabelledOffer
     from extractor.schema import AttributeSchema
 
+Labels = Annotated[Path, typer.Option(help="Labelled offers to learn from: a file, or the train split of a folder.")]
+Base = Annotated[str, typer.Option(help="`base` (bundled), a folder, a hub name.")]
+DropInvalid = Annotated[bool, typer.Option("--drop-invalid", help="Go on without labels that cannot be.")]
 Schema = Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas. (default: what the labels name)")]
 
-app = typer.Typer(help="Train the base model on synthetic offers.", no_args_is_help=True)
+app = typer.Typer(help="Train adapters on labelled offers, and the base model on synthetic ones.", no_args_is_help=True)
 
 
 @app.command()
@@ -31,10 +34,10 @@ def corpus(n: Annotated[int, typer.Option(help="Number of offers.")] = 5, seed: 
 
 @app.command()
 def lora(
-    data: Annotated[Path, typer.Option(help="Labelled offers to learn from: a file, or the train split of a folder.")],
+    data: Labels,
     out: Annotated[Path, typer.Option(help="Folder of the adapter's versions; its name is the adapter's.")],
     schema: Schema = None,
-    base: Annotated[str, typer.Option(help="`base` (bundled), a folder, a hub name.")] = "base",
+    base: Base = "base",
     method: Annotated[str, typer.Option(help="lora, rslora, dora, adalora, prefix, full.")] = "lora",
     rank: Annotated[int, typer.Option(min=1, help="Of the update; tokens of a prefix.")] = 16,
     alpha: Annotated[
@@ -56,7 +59,7 @@ def lora(
     template: Template = None,
     k: Annotated[int, typer.Option(min=0, help="Demonstrations in a prompt, of the labels themselves.")] = 0,
     known: Known = None,
-    drop_invalid: Annotated[bool, typer.Option("--drop-invalid", help="Go on without labels that cannot be.")] = False,
+    drop_invalid: DropInvalid = False,
     checkpointing: Annotated[bool, typer.Option("--checkpointing", help="Less memory, more time.")] = False,
     four_bit: Annotated[
         bool, typer.Option("--four-bit", help="Base weights in 4 bits; needs bitsandbytes and a GPU.")
@@ -114,15 +117,15 @@ def lora(
 
 @app.command()
 def search(
-    data: Annotated[Path, typer.Option(help="Labelled offers to learn from: a file, or the train split of a folder.")],
+    data: Labels,
     out: Annotated[Path, typer.Option(help="Folder of the search, which goes on where it was stopped.")],
     schema: Schema = None,
-    base: Annotated[str, typer.Option(help="`base` (bundled), a folder, a hub name.")] = "base",
+    base: Base = "base",
     trials: Annotated[int | None, typer.Option(min=1)] = None,
     minutes: Annotated[float | None, typer.Option(help="Of all trials together.")] = None,
     template: Template = None,
     known: Known = None,
-    drop_invalid: Annotated[bool, typer.Option("--drop-invalid", help="Go on without labels that cannot be.")] = False,
+    drop_invalid: DropInvalid = False,
     seed: int = 0,
 ) -> None:
     """Search rank, learning rate, warm-up, dropout, epochs and augmentation of an adapter, on labels held out from all trials."""

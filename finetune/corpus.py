@@ -193,7 +193,6 @@ class _OfferBuilder:
                 text, joint = brackets.replace("{}", text), " "
             parts += [joint, text]
         title = "".join(parts[1:])
-        title = "".join(parts)
         if seller.share("names the shop") < 0.06:
             title += seller.one("before the shop", (" ", " | ", " - ")) + seller.one(
                 "shop", [draw(rng, self.shared["shops"])]

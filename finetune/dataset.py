@@ -13,8 +13,9 @@ from extractor.errors import InputError
 from extractor.extract import Extractor
 from extractor.prompts import neutralize
 from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema, category_key
+from extractor.schema import AttributeSchema, schema_of
 from finetune.conversations import IGNORED, Example, answer_labels, decided
+from finetune.labelled import swapped
 
 # Where labels list some attributes as absent, share of those in neither list that are taught as absent: on AE-110K none answers
 # them all, all answers too little (LOG.md).
@@ -28,8 +29,10 @@ def checked(
     """From labels with their file:line: the offers that can be learned from, and what was wrong with the values that were
     dropped. Raises InputError instead, unless `drop_invalid`: a wrong value then goes, and with it those of its attribute."""
     kept, problems = [], []
-    for where, offer in rows:
-        asked = schema_of(offer, schemas)
+    # First what is absent, as a value that is dropped is not known to be.
+    whole = complete([offer for _, offer in rows], schemas)
+    for (where, _), offer in zip(rows, whole, strict=True):
+        asked = schema_of(offer.category, schemas)
         wrong = dict(contradictions(offer, schemas))
         names = {a.name for a in asked.attributes} if asked else set()
         wrong |= {n: "the schema has no such attribute" for n in offer.attributes if asked and n not in names}
@@ -49,19 +52,11 @@ def complete(offers: Sequence[LabelledOffer], schemas: Sequence[AttributeSchema]
     """Where no label says that an attribute is absent, those that are not listed are."""
     if any(o.absent for o in offers):
         return list(offers)
-    asked = {o.id: schema_of(o, schemas) for o in offers}
+    asked = [(o, schema_of(o.category, schemas)) for o in offers]
     return [
-        o.model_copy(update={"absent": [a.name for a in s.attributes if not o.attributes.get(a.name)]})
-        for o in offers
-        if (s := asked[o.id])
+        o.model_copy(update={"absent": [a.name for a in s.attributes if not o.attributes.get(a.name)]}) if s else o
+        for o, s in asked
     ]
-
-
-def schema_of(offer: LabelledOffer, schemas: Sequence[AttributeSchema]) -> AttributeSchema | None:
-    """The schema of the offer's category, or the only one."""
-    if len(schemas) == 1:
-        return schemas[0]
-    return next((s for s in schemas if category_key(s.category) == category_key(offer.category)), None)
 
 
 def divided(
@@ -94,27 +89,16 @@ Ask = tuple[LabelledOffer, AttributeSchema]
 
 
 def _swapped(asked: Ask, rng: Random, labelled: Sequence[LabelledOffer]) -> Ask:
-    """Some values exchanged, in text and labels alike, for others that the attribute has in the labels. A value that does not
-    stand in the text exactly once, or that touches another, stays."""
+    """For values that the attribute has in the labels of other offers. Closed vocabularies and numbers stay."""
     offer, schema = asked
-    attributes = {name: list(values) for name, values in offer.attributes.items()}
-    texts = offer.texts()
-    gold = [v for vs in attributes.values() for v in vs]
-    for attribute in schema.attributes:
-        for i, value in enumerate(attributes.get(attribute.name, [])):
-            alone = sum(value in other or other in value for other in gold) == 1
-            places = [field for field, text in texts.items() if value in text]
-            once = sum(texts[field].count(value) for field in places) == 1
-            if attribute.type != "text" or not alone or not once or rng.random() < 0.5:
-                continue
-            other = rng.choice(labelled)
-            new = next(
-                (v for v in other.attributes.get(attribute.name, ()) if v in "".join(other.texts().values())), None
-            )
-            if new and not any(new in text for text in texts.values()):
-                texts[places[0]] = texts[places[0]].replace(value, new)
-                attributes[attribute.name][i] = new
-    return offer.model_copy(update={**texts, "attributes": attributes}), schema
+    texts = {a.name for a in schema.attributes if a.type == "text"}
+
+    def other(name: str) -> str | None:
+        chosen = rng.choice(labelled)
+        written = "\n".join(chosen.texts().values())
+        return next((v for v in chosen.attributes.get(name, ()) if name in texts and v in written), None)
+
+    return swapped(offer, rng, other), schema
 
 
 def _ordered(asked: Ask, rng: Random, labelled: Sequence[LabelledOffer]) -> Ask:
@@ -168,8 +152,8 @@ def augmented(
 def example(
     extractor: Extractor, tokenizer: Any, offer: LabelledOffer, schema: AttributeSchema, rng: Random
 ) -> Example:
-    """The extractor's prompt and the answer of the labels; the loss is on what a model decides in it. Attributes that the
-    labels say nothing about teach nothing."""
+    """The extractor's prompt and the answer of the labels; the loss is on what a model decides in it. Of attributes that
+    the labels say nothing about, UNLISTED are taught as absent."""
     prompt = tokenizer.apply_chat_template(
         extractor.prompt(offer, schema), add_generation_prompt=True, return_dict=False, enable_thinking=False
     )

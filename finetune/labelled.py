@@ -1,7 +1,8 @@
 """Conversations from offers that people labelled: real titles, with their values swapped about, asked for some of the attributes
 of their category, with demonstrations and known values as a user's own labels would give them."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -38,7 +39,7 @@ def labelled_conversations(folder: Path, seed: int) -> Iterator[list[Message]]:
         offers = [*pool.choose(offer, whole), offer]
         schema = _asked(rng, whole, offer)
         if rng.random() < 0.6:
-            offers = [_swapped(rng, o, values) for o in offers]
+            offers = [swapped(o, rng, partial(_drawn, rng, values, o.category)) for o in offers]
         shown = rng.choice((0.0, 0.0, 0.6, 1.0))  # of the known values
         known = {
             o.id: {
@@ -51,6 +52,11 @@ def labelled_conversations(folder: Path, seed: int) -> Iterator[list[Message]]:
         yield conversation(Episode(schema, offers, "en", known), template)
 
 
+def _drawn(rng: Random, values: dict[tuple[str | None, str], list[str]], category: str | None, name: str) -> str:
+    """Another value of the attribute or, of a brand, mostly a coined one."""
+    return coined_word(rng) if name == "Brand" and rng.random() < 0.7 else rng.choice(values[category, name])
+
+
 def _asked(rng: Random, schema: AttributeSchema, offer: LabelledOffer) -> AttributeSchema:
     """The schema as it stands, or some of its attributes in any order, those that the offer has more often."""
     if rng.random() < 0.3:
@@ -60,20 +66,19 @@ def _asked(rng: Random, schema: AttributeSchema, offer: LabelledOffer) -> Attrib
     return schema.model_copy(update={"attributes": tuple(asked)})
 
 
-def _swapped(rng: Random, offer: LabelledOffer, values: dict[tuple[str | None, str], list[str]]) -> LabelledOffer:
-    """The offer with some values exchanged, in its title and its labels alike, for others of the attribute or, brands, for coined
-    ones. A value that does not stand in the title once, or touches another, stays."""
-    title, attributes = offer.title, {name: list(vs) for name, vs in offer.attributes.items()}
-    gold = [v for vs in attributes.values() for v in vs]
+def swapped(offer: LabelledOffer, rng: Random, new_value: Callable[[str], str | None]) -> LabelledOffer:
+    """The offer with half of its values exchanged, in its text and its labels alike, for what `new_value` gives for their
+    attribute. A value that does not stand in the text exactly once, or touches another, stays."""
+    texts, attributes = offer.texts(), {name: list(values) for name, values in offer.attributes.items()}
+    gold = [value for values in attributes.values() for value in values]
     for name, found in attributes.items():
         for i, value in enumerate(found):
             alone = sum(value in other or other in value for other in gold) == 1
-            if rng.random() < 0.5 and alone and offer.title.count(value) == title.count(value) == 1:
-                new = (
-                    coined_word(rng)
-                    if name == "Brand" and rng.random() < 0.7
-                    else rng.choice(values[offer.category, name])
-                )
-                if new not in title:
-                    title, found[i] = title.replace(value, new), new
-    return offer.model_copy(update={"title": title, "attributes": attributes})
+            once = sum(text.count(value) for text in texts.values()) == 1
+            if not alone or not once or rng.random() < 0.5:
+                continue
+            new = new_value(name)
+            if new and not any(new in text for text in texts.values()):
+                texts = {field: text.replace(value, new) for field, text in texts.items()}
+                found[i] = new
+    return offer.model_copy(update={**texts, "attributes": attributes})

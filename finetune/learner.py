@@ -14,15 +14,11 @@ from extractor.engines import create_engine
 from extractor.engines.models import resolve_model
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer
+from finetune.dataset import complete
 from finetune.lora import Recipe, recipe_for, tune
 
-CODE = (
-    "dataset.py",
-    "lora.py",
-    "learner.py",
-    "conversations.py",
-    "attention.py",
-)  # of this room, that adapters depend on
+# Of this room, what adapters depend on.
+CODE = ("attention.py", "conversations.py", "dataset.py", "labelled.py", "learner.py", "lora.py", "trainer.py")
 
 
 class Adapters:
@@ -49,6 +45,7 @@ class Adapters:
     ) -> Iterator[Predictor]:
         with TemporaryDirectory() as folder:  # its predictions are kept, its weights are not
             recipe = self._recipe(labels, seed, epochs)
-            adapter, _ = tune(labels, dataset.schemas, self._settings, Path(folder) / "arm", recipe, report="none")
+            learned = complete(labels, dataset.schemas)
+            adapter, _ = tune(learned, dataset.schemas, self._settings, Path(folder) / "arm", recipe, report="none")
             settings = self._settings.model_copy(update={"adapter": adapter})
             yield make_extractor(create_engine("huggingface", **settings.engine_options()), settings, dataset.schemas)

@@ -24,6 +24,7 @@ from safetensors import SafetensorError
 from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from eval.baselines.training import freeze
 from extractor.adapters import CARD, LABELS, Card, fingerprint, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines.huggingface import HuggingFaceEngine, load
@@ -33,7 +34,7 @@ from extractor.extract import Extractor
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
 from finetune.conversations import Example
-from finetune.dataset import batches, complete, divided
+from finetune.dataset import batches, divided
 from finetune.trainer import AdapterTrainer, Allocate, Steps, Stream
 
 Method = Literal["lora", "rslora", "dora", "adalora", "prefix", "full"]
@@ -87,7 +88,8 @@ def tune(
     scored: Callable[[int, float], None] = lambda step, f1: None,
 ) -> tuple[Path, Card]:
     """Train on the labels and write the next version in `out`: what `--adapter` takes (of `full`, `--model`). A killed training
-    goes on. `scored` hears of each F1 on held-out offers, and may raise. Raises InputError where it cannot be saved."""
+    goes on. `labels` are what `dataset.checked` or `complete` made; `scored` hears of each F1 on held-out offers, and may raise.
+    Raises InputError where it cannot be saved."""
     training, held_out = divided(labels, recipe.held_out if len(labels) >= FEW else 0.0, recipe.seed)
     base = settings.model or "base"
     torch.manual_seed(recipe.seed)
@@ -103,7 +105,7 @@ def tune(
     trainer = AdapterTrainer(
         model=model,
         args=_arguments(recipe, work, steps, bool(held_out), report),
-        train_dataset=Stream(partial(_batches, extractor, tokenizer, complete(training, schemas), recipe)),
+        train_dataset=Stream(partial(_batches, extractor, tokenizer, training, recipe)),
         eval_dataset=list(held_out) if held_out else None,
         data_collator=lambda items: items[0],
         callbacks=[Steps()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
@@ -169,7 +171,7 @@ def _loaded(base: str, recipe: Recipe) -> tuple[Any, Any]:
         raise InputError("--four-bit needs bitsandbytes and a GPU")
     model, tokenizer = load(base, device, four_bit=recipe.four_bit)
     if recipe.method == "full":
-        _freeze(model, recipe.freeze)
+        freeze(model, recipe.freeze)
     else:
         model = peft.get_peft_model(model, _configuration(recipe))
     if recipe.checkpointing:
@@ -187,16 +189,6 @@ def _configuration(recipe: Recipe) -> Any:
     return peft.LoraConfig(
         r=recipe.rank, use_rslora=recipe.method == "rslora", use_dora=recipe.method == "dora", **common
     )
-
-
-def _freeze(model: Any, layers: int | None) -> None:
-    """Leave the last `layers` to learn, and the norm above them; None leaves everything."""
-    if layers is None:
-        return
-    model.requires_grad_(False)
-    decoder = model.get_decoder()
-    for part in (*decoder.layers[len(decoder.layers) - layers :], decoder.norm):
-        part.requires_grad_(True)
 
 
 def _batches(

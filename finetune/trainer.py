@@ -83,7 +83,8 @@ class AdapterTrainer(Trainer):
 
 
 class Allocate(TrainerCallback):
-    """AdaLoRA moves rank from where it is of little use to where it is of more, after each step."""
+    """AdaLoRA moves rank from where it is of little use to where it is of more, after each step. Its term that keeps
+    matrices orthogonal is left out: PEFT adds it to a loss of the model's own."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         config = model.active_peft_config

@@ -63,6 +63,7 @@ def test_what_no_offer_has_is_no_other_name_for_what_one_has():
 def test_no_pattern_is_left_undrawn():
     for item in some(500, seed=11):
         for offer in item.offers:
+            assert not offer.title.startswith((" ", ", ", "- ", "| ", "/ ", "; ", "– "))
             assert "{" not in offer.title and "$" not in offer.title.replace("$(", "")
 
 
