@@ -107,7 +107,7 @@ def run(
     """Extract from labelled offers and score what came out."""
     from dataclasses import replace
 
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, load_demonstrations
     from eval.report import show
     from extractor.config import load_settings
 
@@ -128,7 +128,7 @@ def run(
     dataset = load_dataset(data, split, form, schema, strict=not lenient)
     if limit:
         dataset = replace(dataset, offers=dataset.offers[:limit])
-    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    shown = load_demonstrations(demonstrations)
     labels = list(load_dataset(training).offers) if training else shown
     done = extracted(settings, dataset, shown, out, labels, prices_of(price))
     show(done.scores, Console())

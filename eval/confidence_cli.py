@@ -51,7 +51,7 @@ def calibrate(
 ) -> None:
     """Fit the curve that makes confidences the share of values that are right, as labels show it."""
     from eval import calibrate as fitting
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, load_demonstrations
     from eval.page import show, write_page
     from eval.run import read_run
     from eval.templates import sampled
@@ -76,7 +76,7 @@ def calibrate(
         dataset = load_dataset(data, split, form, schema)
         # Drawn, as files are often sorted by category, and a curve of two categories misleads on others.
         dataset = sampled(dataset, n or len(dataset.offers))
-        shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+        shown = load_demonstrations(demonstrations)
         done = extracted(settings, dataset, shown, runs)
     else:
         raise InputError("give --data with labelled offers, or --run with the folder of a finished run")

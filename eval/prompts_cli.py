@@ -56,7 +56,7 @@ def prompts_compare(
 ) -> None:
     """Run templates side by side; each is compared with the first."""
     from eval import templates as sides
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, load_demonstrations
     from extractor.cli import progress_bar
     from extractor.config import load_settings
     from extractor.demonstrations import check_leaks
@@ -70,7 +70,7 @@ def prompts_compare(
         raise InputError(
             f"--no-regression {unknown[0]!r}: not an attribute of the data; it has {', '.join(sorted(asked))}"
         )
-    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    shown = load_demonstrations(demonstrations)
     check_leaks(shown, dataset.offers)
     with progress_bar() as bar:
         tasks: dict[str, Any] = {}
@@ -121,7 +121,7 @@ def prompts_tune(
     """Search demonstrations and template variants; write the best as a new version."""
     from eval import templates as sides
     from eval import tune_report
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, load_demonstrations
     from eval.tune import Plan, Search, tune
     from extractor.cli import progress_bar
     from extractor.config import load_settings
@@ -133,7 +133,7 @@ def prompts_tune(
     dataset = load_dataset(data, split, form, schema)
     if n:
         dataset = sides.sampled(dataset, n, seed)
-    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    shown = load_demonstrations(demonstrations)
     check_leaks(shown, dataset.offers)
     search = Search(loaded, dataset, settings, shown, plan, out)
     with progress_bar() as bar:

@@ -42,7 +42,7 @@ def robustness(
     from functools import partial
 
     from eval import robustness as perturbed
-    from eval.datasets import load_dataset
+    from eval.datasets import load_dataset, load_demonstrations
     from eval.page import show, write_page
     from eval.run import inputs_of, shared_engine
     from eval.templates import sampled
@@ -62,7 +62,7 @@ def robustness(
         grounding=grounding,
     )
     dataset = sampled(load_dataset(data, split, form, schema, strict=not lenient), n, seed)
-    shown = list(load_dataset(demonstrations).offers) if demonstrations else []
+    shown = load_demonstrations(demonstrations)
     check_leaks(shown, dataset.offers)
     with progress_bar() as bar, shared_engine(settings) as extractor:
         tasks: dict[str, Any] = {}

@@ -1,9 +1,10 @@
 """The words of the synthetic corpus, and how a value is drawn from them. Patterns are explained in lexicons/shared.yaml."""
 
+import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -23,16 +24,41 @@ class Category:
     attributes: dict[str, tuple[str, ...]]
     language: str
 
+    @cached_property
+    def words(self) -> frozenset[str]:
+        """All that offers of the category say of it, patterns left out."""
+        said = [v for values in (*self.attributes.values(), self.products, self.noise) for v in values]
+        return frozenset(v.casefold() for v in said if "{" not in v)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """What is called by a noun, out of WordNet (wordnet.py): attributes that no category has."""
+
+    name: str
+    synonyms: tuple[str, ...]
+    gloss: str
+    words: tuple[str, ...]
+
 
 @dataclass(frozen=True, eq=False)  # hashed by identity: what is derived from it is cached
 class Lexicon:
     shared: dict[str, Any]
     categories: tuple[Category, ...]
+    general: dict[str, tuple[str, ...]]  # attributes that offers of any category may have
+    kinds: tuple[Kind, ...]
+
+    @cached_property
+    def closed_words(self) -> frozenset[str]:
+        """How sellers write the answers of shared enums and booleans."""
+        tables = (*self.shared["enums"].values(), *self.shared["booleans"].values())
+        return frozenset(w.casefold() for groups in tables for words in groups.values() for w in words)
 
 
 @lru_cache(maxsize=1)
 def load_lexicon(folder: Path = LEXICONS) -> Lexicon:
-    """Read `shared.yaml` and every `categories_*.yaml`; `$name` in a value list is replaced by that shared list."""
+    """Read `shared.yaml` and every `categories_*.yaml`, in which `$name` in a value list is replaced by that shared list, and
+    `kinds.jsonl`."""
     shared = yaml.safe_load((folder / "shared.yaml").read_text(encoding="utf-8"))
     lists = {name: [str(v) for v in values] for name, values in shared["lists"].items()}
     lists["brand"] = ["{BRAND}"]
@@ -50,7 +76,10 @@ def load_lexicon(folder: Path = LEXICONS) -> Lexicon:
             attributes = {str(k): spliced(v) for k, v in row["attributes"].items()}
             texts = {key: tuple(map(str, row[key])) for key in ("names", "products", "noise")}
             categories.append(Category(row["category"], attributes=attributes, language=language, **texts))
-    return Lexicon(shared, tuple(categories))
+    rows = map(json.loads, (folder / "kinds.jsonl").read_text(encoding="utf-8").splitlines())
+    kinds = tuple(Kind(r["name"], tuple(r["synonyms"]), r["gloss"], tuple(r["words"])) for r in rows)
+    general = {name: spliced(values) for name, values in shared["general"].items()}
+    return Lexicon(shared, tuple(categories), general, kinds)
 
 
 _SLOT = re.compile(r"\{([^{}]+)\}")

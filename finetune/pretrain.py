@@ -9,7 +9,9 @@ Results so far: finetune/LOG.md.
 """
 
 import json
+import math
 import shutil
+import time
 from collections.abc import Iterator
 from functools import partial
 from itertools import count, islice
@@ -21,7 +23,7 @@ import numpy
 import torch
 import typer
 from torch.utils.data import IterableDataset, get_worker_info
-from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, Trainer, TrainingArguments
+from transformers import PreTrainedTokenizerFast, Qwen3ForCausalLM, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_utils import EvalPrediction, get_last_checkpoint
 
 from extractor.prompts import Message
@@ -30,7 +32,6 @@ from finetune.conversations import IGNORED, encode, packed, synthetic_conversati
 from finetune.labelled import labelled_conversations
 
 VALIDATION_SEED = 1_000_003
-SLOW = 0.1  # share of the learning rate that embeddings get
 NEGATIVES = 2048  # tokens drawn as wrong answers, beside those of the batch
 
 
@@ -94,16 +95,38 @@ def orthogonal(gradient: torch.Tensor) -> torch.Tensor:
     return x.T if gradient.shape[0] > gradient.shape[1] else x
 
 
-def optimizer(model: Any, learning_rate: float) -> torch.optim.Optimizer:
-    """Embeddings move slowly and do not decay, so that words that the corpus lacks keep their place among the others."""
+def optimizer(model: Any, learning_rate: float, slow: float) -> torch.optim.Optimizer:
+    """Embeddings move slowly, at a share of the learning rate, and do not decay, so that words that the corpus lacks keep their
+    place among the others."""
     embedding = model.get_input_embeddings().weight
     rest = [p for p in model.parameters() if p is not embedding]
     groups = [
         {"params": [p for p in rest if p.ndim > 1], "lr": learning_rate, "weight_decay": 0.1, "orthogonal": True},
         {"params": [p for p in rest if p.ndim == 1], "lr": learning_rate, "weight_decay": 0.0, "orthogonal": False},
-        {"params": [embedding], "lr": SLOW * learning_rate, "weight_decay": 0.0, "orthogonal": False},
+        {"params": [embedding], "lr": slow * learning_rate, "weight_decay": 0.0, "orthogonal": False},
     ]
     return Muon(groups, betas=(0.9, 0.95), fused=True)
+
+
+class Clock(TrainerCallback):
+    """Ends a training after so many minutes, and tells its schedule how much of them is over."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self.begun = 60 * minutes, time.monotonic()
+
+    def over(self) -> float:
+        return (time.monotonic() - self.begun) / self.seconds
+
+    def cosine(self, step: int) -> float:
+        """Share of the learning rate, after a warm-up over a thirtieth of the time, and ten steps at least."""
+        over = min(1.0, self.over())
+        return min(1.0, 30 * over, (step + 1) / 10) * (1 + math.cos(math.pi * over)) / 2
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self.begun = time.monotonic()
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        control.should_training_stop = self.over() >= 1
 
 
 class AnswerTrainer(Trainer):
@@ -114,13 +137,14 @@ class AnswerTrainer(Trainer):
         self, model: Any, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         decoder = self.accelerator.unwrap_model(model)
-        hidden = decoder.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])[0]
         labels = inputs["labels"][:, 1:]
         answered = labels != IGNORED
-        weight = decoder.lm_head.weight
-        drawn = torch.randint(len(weight), (NEGATIVES,), device=weight.device)
-        candidates = torch.cat([inputs["input_ids"].flatten(), drawn]).unique()
-        logits = hidden[:, :-1][answered] @ weight[candidates].T
+        with self.accelerator.autocast():  # what is unwrapped has none of its own
+            hidden = decoder.model(input_ids=inputs["input_ids"], position_ids=inputs["position_ids"])[0]
+            weight = decoder.lm_head.weight
+            drawn = torch.randint(len(weight), (NEGATIVES,), device=weight.device)
+            candidates = torch.cat([inputs["input_ids"].flatten(), drawn]).unique()
+            logits = hidden[:, :-1][answered] @ weight[candidates].T
         loss = torch.nn.functional.cross_entropy(logits.float(), torch.searchsorted(candidates, labels[answered]))
         if not return_outputs:
             return loss
@@ -163,7 +187,11 @@ def pretrain(
     block: Annotated[int, typer.Option(help="Tokens a row.")] = 512,
     accumulate: Annotated[int, typer.Option(help="Passes a step.")] = 1,
     learning_rate: float = 2e-3,
+    slow: Annotated[float, typer.Option(help="Share of the learning rate that embeddings get.")] = 0.1,
     schedule: Annotated[str, typer.Option(help="Of the learning rate, by its name in transformers.")] = "cosine",
+    minutes: Annotated[
+        float | None, typer.Option(help="End by the clock, with a cosine over these minutes, or after `steps`.")
+    ] = None,
     seed: int = 1,
     evaluate_every: int = 250,
     version: Annotated[int, typer.Option(help="The model is base@VERSION in provenance.")] = 1,
@@ -177,6 +205,9 @@ def pretrain(
         start, dtype=torch.float32, use_cache=False, attn_implementation=BY_CONVERSATION
     )
     on_gpu = torch.cuda.is_available()
+    learner = optimizer(model, learning_rate, slow)
+    clock = Clock(minutes) if minutes else None
+    scheduler = torch.optim.lr_scheduler.LambdaLR(learner, clock.cosine) if clock else None
     trainer = AnswerTrainer(
         model=model,
         args=TrainingArguments(
@@ -208,7 +239,8 @@ def pretrain(
         data_collator=stack,
         processing_class=tokenizer,  # checkpoints have it, and can be started from
         compute_metrics=partial(cell_scores, null=tokenizer.encode("null")[-1]),
-        optimizers=(optimizer(model, learning_rate), None),
+        optimizers=(learner, scheduler),
+        callbacks=[clock] if clock else None,
     )
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(out)))
     export(trainer.model, tokenizer, out / "model", version)

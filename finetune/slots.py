@@ -3,15 +3,25 @@ names, descriptions, examples, types, vocabularies), so that a model has to read
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from random import Random
 
 from extractor.schema import Attribute, AttributeType
-from finetune.lexicon import Category, Lexicon, coined_word, draw, named
+from finetune.lexicon import Category, Kind, Lexicon, coined_word, draw, named
 
 # A pattern that draws one number: 'Pack of {2-12}', '{1-9}.{1-9} kg', '{50-900/50}-Count'.
 _MEASURE = re.compile(r"[^{}\d]*\{\d+-\d+(?:/\d+)?\}(?:\.\{\d[^{}|]*\})?[ -]?(?P<unit>[A-Za-z]{0,6})(?: [A-Za-z]+)?\W?")
+_SIDES = {"L": "Length", "W": "Width", "H": "Height", "D": "Depth"}
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """Measures that stand together: "{W} x {H} cm", and a pattern of each."""
+
+    notation: str
+    numbers: dict[str, str]
 
 
 @dataclass(eq=False)
@@ -24,10 +34,19 @@ class Slot:
     groups: dict[str, list[str]] = field(default_factory=dict)  # answer -> spellings, for enum and boolean
     others: tuple[str, ...] = ()  # what an offer may say that the closed vocabulary does not hold
     present: float = 0.6  # share of offers that have a value
+    run: Run | None = None  # of measures that the offer writes in one
+    side: str = ""  # its place in that run
+    mark: str = ""  # what follows the number and belongs to the value
 
 
 def digits(text: str) -> str:
     return re.search(r"\d+(?:\.\d+)?", text)[0]  # type: ignore[index]
+
+
+@lru_cache(maxsize=10_000)
+def _units(values: tuple[str, ...]) -> dict[str, str]:
+    """The unit of each pattern that draws one number, "" for none."""
+    return {v: match["unit"] for v in values if (match := _MEASURE.fullmatch(v))}
 
 
 def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, values: tuple[str, ...]) -> Slot:
@@ -46,10 +65,10 @@ def _text_slot(lexicon: Lexicon, rng: Random, category: Category, source: str, v
         description = phrase.replace("{name}", name.lower())
     if rng.random() < 0.35:
         examples = tuple(dict.fromkeys(draw(rng, values) for _ in range(rng.randint(1, 4))))
-    numbers = {v: match for v in values if (match := _MEASURE.fullmatch(v))}
-    if 3 * len(numbers) > len(values) and rng.random() < 0.5:
-        unit = rng.choice([m["unit"] for m in numbers.values()])
-        values = tuple(v for v, m in numbers.items() if m["unit"] == unit)
+    units = _units(values)
+    if 3 * len(units) > len(values) and rng.random() < 0.5:
+        unit = rng.choice(list(units.values()))
+        values = tuple(v for v, own in units.items() if own == unit)
         kind, unit = "number", unit or None
         examples = (digits(draw(rng, values)),) if examples else ()
     elif source not in ("Brand", "Model") and rng.random() < 0.25:
@@ -121,6 +140,36 @@ def _invented_slot(rng: Random) -> Slot:
     return Slot(Attribute(name=name, examples=words[:3]), name, words, present=0.7)
 
 
+def other_kinds(lexicon: Lexicon, rng: Random, category: Category, n: int) -> list[Kind]:
+    """Up to `n` kinds of which an offer of the category says nothing, and that have no word in common."""
+    said, chosen = [category.words, lexicon.closed_words], list[Kind]()
+    for kind in rng.sample(lexicon.kinds, n):
+        if all(words.isdisjoint(kind.words) for words in said):
+            said.append(frozenset(kind.words))
+            chosen.append(kind)
+    return chosen
+
+
+def _kind_slot(rng: Random, kind: Kind) -> Slot:
+    """An attribute whose values follow from its name: what is called so."""
+    noun = rng.choice((kind.name, *kind.synonyms))
+    name = rng.choice(("{}", "{}", "{} Type", "Type of {}", "{} Name", "Kind of {}", "{} Style")).replace("{}", noun)
+    description = kind.gloss if rng.random() < 0.3 else None
+    if rng.random() < 0.2 and len(kind.words) > 2:
+        words = rng.sample(kind.words, len(kind.words))
+        kept = rng.randint(2, min(8, len(words) - 1))
+        return _enum(rng, _named_so(rng, name), {_styled(rng, w): [w] for w in words[:kept]}, tuple(words[kept:]))
+    examples = tuple(rng.sample(kind.words, rng.randint(1, 4))) if rng.random() < 0.25 else ()
+    attribute = Attribute(
+        name=_named_so(rng, name), description=description, examples=examples, multiple=rng.random() < 0.15
+    )
+    return Slot(attribute, kind.name, kind.words, present=rng.choice((0.0, 0.3, 0.6, 0.9)))
+
+
+def _named_so(rng: Random, name: str) -> str:
+    return rng.choice((name.title(), name.title(), name.capitalize(), name))
+
+
 @lru_cache(maxsize=10_000)
 def kin(lexicon: Lexicon, source: str) -> frozenset[str]:
     """Names by which the same values may be asked for: synonyms, and the noun of a name ("Upper Material": material)."""
@@ -128,7 +177,42 @@ def kin(lexicon: Lexicon, source: str) -> frozenset[str]:
     return frozenset(word.casefold().rstrip("s") for name in names for word in (name, name.split(" ")[-1]))
 
 
-def slots_of(lexicon: Lexicon, rng: Random, category: Category) -> list[Slot]:
+@lru_cache(maxsize=10_000)
+def kindred(lexicon: Lexicon, sources: tuple[str, ...]) -> frozenset[str]:
+    return frozenset().union(*(kin(lexicon, source) for source in sources))
+
+
+def _foreign(lexicon: Lexicon, category: Category, kinds: Sequence[Kind], source: str, values: tuple[str, ...]) -> bool:
+    """Whether nothing that offers of the category say could be a value of that attribute."""
+    words = {v.casefold() for v in values if "{" not in v}
+    return (
+        words.isdisjoint(category.words)
+        and all(words.isdisjoint(kind.words) for kind in kinds)
+        and kin(lexicon, source).isdisjoint(kindred(lexicon, tuple(category.attributes)))
+    )
+
+
+def _measured_slots(lexicon: Lexicon, rng: Random) -> list[Slot]:
+    """Two or three measures that offers write in one run."""
+    notation: str = rng.choice(lexicon.shared["dimensions"])
+    unit = rng.choice(("", "", '"', '"', "'", "cm", " cm", " in", " inches", "mm", " mm", " ft"))
+    own = [m for m in _SIDES if f"{{{m}}}" in notation]
+    # The unit belongs to the value where it is a mark, or follows every number.
+    marked = unit if unit in ('"', "'") or notation.count("{u}") == len(own) else ""
+    number = rng.choice(
+        ("{2-90}", "{2-90}", "{2-40}.{1-9}", "{2-40} {1|3}/{4|8}", "{2-40}-{1|3}/{4|8}", "{100-900/10}")
+    )
+    asked = rng.sample(own, rng.choice((len(own), len(own), rng.randint(1, len(own)))))
+    run = Run(notation.replace("{u}", unit), dict.fromkeys(own, number))
+    slots = []
+    for m in asked:
+        follows = marked if notation.count(f"{{{m}}}{{u}}") else ""
+        name = rng.choice(named(lexicon, _SIDES[m], "synonyms", [_SIDES[m]]))
+        slots.append(Slot(Attribute(name=name), _SIDES[m], run=run, side=m, mark=follows, present=0.8))
+    return slots
+
+
+def slots_of(lexicon: Lexicon, rng: Random, category: Category, kinds: Sequence[Kind]) -> list[Slot]:
     names = sorted(category.attributes)
     asked = len(names) if rng.random() < 0.2 else rng.randint(2, min(9, len(names)))
     own = rng.sample(names, asked)
@@ -141,14 +225,21 @@ def slots_of(lexicon: Lexicon, rng: Random, category: Category) -> list[Slot]:
         taken = set(own)
         for _ in range(rng.choice((0, 0, 1, 1, 2, 3))):
             slots.append(_closed_slot(lexicon, rng, category, taken))
+        slots += [_kind_slot(rng, kind) for kind in kinds]
         if rng.random() < 0.08:
             slots.append(_invented_slot(rng))
+        for source in rng.sample(sorted(lexicon.general), rng.choice((0, 0, 1, 2, 4))):
+            if _foreign(lexicon, category, kinds, source, lexicon.general[source]):
+                slots.append(_text_slot(lexicon, rng, category, source, lexicon.general[source]))
+                slots[-1].present = rng.choice((0.1, 0.4, 0.8))
         for _ in range(rng.choice((0, 0, 1, 2))):  # asked, but no offer of this category has it
             other = rng.choice([c for c in lexicon.categories if c.language == "en"])
             source = rng.choice(sorted(other.attributes))
-            if all(kin(lexicon, source).isdisjoint(kin(lexicon, own)) for own in category.attributes):
+            if _foreign(lexicon, category, kinds, source, other.attributes[source]):
                 slots.append(_text_slot(lexicon, rng, category, source, other.attributes[source]))
                 slots[-1].present = 0.0
+        if rng.random() < 0.12 and all(_foreign(lexicon, category, (), source, ()) for source in _SIDES.values()):
+            slots += _measured_slots(lexicon, rng)
     rng.shuffle(slots)
     distinct: dict[str, Slot] = {}
     for slot in slots:

@@ -20,7 +20,9 @@ import typer
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
 
+from eval.baselines.encoder import encoder_folder
 from finetune.conversations import CHAT_TEMPLATE, synthetic_conversations
+from finetune.embedding import embedded
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 # List items of a prompt, tags, words, single Han characters, single digits, single white space, and punctuation with one
@@ -117,16 +119,14 @@ def _used(texts: Sequence[str], split: Any) -> Iterator[str]:
     return (word for word, n in counts.most_common() if n > 2)
 
 
-def _minilm() -> Path:
-    from eval.baselines.encoder import encoder_folder
-
-    return encoder_folder()
-
-
 def frequent_words(n: int) -> list[str]:
     """The first `n` whole words of MiniLM's vocabulary, which lists them by frequency (it is BERT's)."""
-    vocabulary = (_minilm() / "vocab.txt").read_text(encoding="utf-8").split("\n")
-    return [w for w in vocabulary if len(w) > 2 and w.isascii() and w.isalpha()][:n]
+    return [w for w in minilm_words() if len(w) > 2][:n]
+
+
+def minilm_words() -> list[str]:
+    vocabulary = (encoder_folder() / "vocab.txt").read_text(encoding="utf-8").split("\n")
+    return [w for w in vocabulary if w.isascii() and w.isalpha()]
 
 
 # --- weights ----------------------------------------------------------------------------------------------------------
@@ -137,17 +137,9 @@ def meanings(tokenizer: PreTrainedTokenizerFast, width: int) -> torch.Tensor:
     """tokens x `width`: MiniLM's sentence embedding of each token's text, by its principal components; mean norm 1. What has no
     text of its own (white space, parts of a character) has zeros. The idea is WECHSEL's (https://arxiv.org/abs/2112.06598):
     a new vocabulary begins with embeddings that another model learned."""
-    from transformers import AutoModel, AutoTokenizer
-
-    reader, encoder = AutoTokenizer.from_pretrained(_minilm()), AutoModel.from_pretrained(_minilm()).eval()
     texts = [tokenizer.decode([i]).strip() for i in range(len(tokenizer))]
     texts = ["" if "\ufffd" in t or t in SPECIAL_TOKENS else t for t in texts]
-    vectors = torch.zeros(len(texts), encoder.config.hidden_size)
-    for begin in range(0, len(texts), 256):
-        inputs = reader(texts[begin : begin + 256], padding=True, return_tensors="pt")
-        mask = inputs["attention_mask"][..., None]
-        pooled = (encoder(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1)
-        vectors[begin : begin + 256] = torch.nn.functional.normalize(pooled, dim=-1)
+    vectors = embedded(texts)
     said = torch.tensor([bool(t) for t in texts])
     vectors[said] -= vectors[said].mean(0)
     vectors[~said] = 0

@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from conftest import SHARED
+from conftest import SHARED, labelled
 
-from eval.datasets import load_dataset
+from eval.datasets import load_dataset, load_demonstrations
 from extractor.errors import InputError
 
 HOUSE = {
@@ -127,3 +127,12 @@ def test_the_fingerprint_changes_with_a_label(write):
 def test_public_sets_load(name):
     dataset = load_dataset(SHARED / name, "validation")
     assert len(dataset.offers) > 100 and not dataset.left_out
+
+
+def test_demonstrations_come_from_a_file_of_any_form_or_a_folder_of_categories(tmp_path):
+    assert load_demonstrations(None) == []
+    for category in ("Shoes", "Tea"):
+        offer = labelled(f"{category} by Velmora", Brand="Velmora").model_copy(update={"category": category})
+        (tmp_path / f"{category.lower()}.jsonl").write_text(offer.model_dump_json() + "\n", encoding="utf-8")
+    assert [o.category for o in load_demonstrations(tmp_path)] == ["Shoes", "Tea"]
+    assert [o.category for o in load_demonstrations(tmp_path / "tea.jsonl")] == ["Tea"]

