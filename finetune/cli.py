@@ -38,6 +38,8 @@ def lora(
     out: Annotated[Path, typer.Option(help="Folder of the adapter's versions; its name is the adapter's.")],
     schema: Schema = None,
     base: Base = "base",
+    start: Annotated[Path | None, typer.Option(help="An adapter to go on from; its old labels are replayed.")] = None,
+    replay: Annotated[float, typer.Option(min=0, help="Old labels for each new one.")] = 0.5,
     method: Annotated[str, typer.Option(help="lora, rslora, dora, adalora, prefix, full.")] = "lora",
     rank: Annotated[int, typer.Option(min=1, help="Of the update; tokens of a prefix.")] = 16,
     alpha: Annotated[
@@ -68,6 +70,7 @@ def lora(
     seed: int = 0,
 ) -> None:
     """Train an adapter on labelled offers."""
+    from extractor.adapters import open_adapter
     from extractor.cli import errors
     from extractor.config import load_settings
     from finetune.dataset import augmentations
@@ -88,6 +91,7 @@ def lora(
         batch=batch,
         accumulate=accumulate,
         held_out=held_out,
+        replay=replay,
         patience=patience,
         augment=tuple(augmentations(augment)),
         freeze=freeze,
@@ -103,9 +107,11 @@ def lora(
             f"{len(labels)} labels teach an adapter little that holds for other offers; as demonstrations they serve at once: "
             f"shelfwise extract … --demonstrations {data} (an adapter is trained all the same)"
         )
-    folder, card = tune(labels, schemas, settings, out, recipe, report)
-    held = f", F1 {card.scores['f1']:.1f} on {card.scores['offers']} held-out ones" if card.scores else ""
+    folder, card = tune(labels, schemas, settings, out, recipe, report, start=open_adapter(start) if start else None)
+    held = f", F1 {card.scores['f1']:.1f} on {card.scores['offers']} held-out ones" if "f1" in card.scores else ""
     print(f"{card.name}@{card.version} in {folder}: learned from {card.labels} offers{held}")
+    if (old := card.scores.get("old")) and old["offers"]:
+        print(f"F1 on {old['offers']} of its old labels: {old['before']:.1f} before, {old['after']:.1f} after")
     if method in SERVED[:2]:
         asked = f" --schema {schema}" if schema else ""
         print(

@@ -16,6 +16,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import Any, Literal, get_args
 
 import peft
@@ -25,14 +26,15 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from transformers.trainer_utils import get_last_checkpoint
 
 from eval.baselines.training import freeze
-from extractor.adapters import CARD, LABELS, Card, fingerprint, next_version
+from extractor.adapters import CARD, LABELS, Adapter, Card, fingerprint, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines.huggingface import HuggingFaceEngine, load
 from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
 from extractor.extract import Extractor
+from extractor.io import read_labelled
 from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema
+from extractor.schema import AttributeSchema, category_key
 from finetune.conversations import Example
 from finetune.dataset import batches, divided
 from finetune.trainer import AdapterTrainer, Allocate, Steps, Stream
@@ -40,7 +42,9 @@ from finetune.trainer import AdapterTrainer, Allocate, Steps, Stream
 Method = Literal["lora", "rslora", "dora", "adalora", "prefix", "full"]
 METHODS: tuple[Method, ...] = get_args(Method)
 SERVED = ("lora", "rslora", "full")  # by vLLM; the others by transformers only
+GOES_ON = ("lora", "rslora", "dora")
 FEW = 50  # labels below which none is held out
+OLD = 100  # old labels that are scored before and after
 STEPS, MOST = 260, 40  # least steps, most epochs
 FEWEST = 10  # labels below which demonstrations are the better use of them
 
@@ -48,8 +52,9 @@ FEWEST = 10  # labels below which demonstrations are the better use of them
 @dataclass(frozen=True)
 class Recipe:
     """Hyper-parameters. `rank` is that of LoRA and its kin, and the number of tokens of a prefix; updates are scaled by
-    `alpha` / `rank`. `freeze`: with `full`, only the last so many layers learn. `fgm`: size of the adversarial step on
-    embeddings (Miyato et al. 2017, https://arxiv.org/abs/1605.07725), 0 for none."""
+    `alpha` / `rank`. `replay`: of an adapter that goes on, so many of its old labels for each new one. `freeze`: with `full`,
+    only the last so many layers learn. `fgm`: size of the adversarial step on embeddings (Miyato et al. 2017,
+    https://arxiv.org/abs/1605.07725), 0 for none."""
 
     method: Method = "lora"
     rank: int = 16
@@ -62,6 +67,7 @@ class Recipe:
     warmup: float = 0.1
     weight_decay: float = 0.0
     held_out: float = 0.1
+    replay: float = 0.5
     patience: int = 4
     augment: tuple[str, ...] = ("swap", "order", "drop")
     freeze: int | None = None
@@ -86,21 +92,33 @@ def tune(
     recipe: Recipe,
     report: str = "tensorboard",
     scored: Callable[[int, float], None] = lambda step, f1: None,
+    start: Adapter | None = None,
 ) -> tuple[Path, Card]:
     """Train on the labels and write the next version in `out`: what `--adapter` takes (of `full`, `--model`). A killed training
     goes on. `labels` are what `dataset.checked` or `complete` made; `scored` hears of each F1 on held-out offers, and may raise.
-    Raises InputError where it cannot be saved."""
+    `start`: an adapter to go on from; some of its labels are replayed, and up to OLD of the others scored before and after.
+    Raises InputError where it cannot be saved, and where `start` does not fit."""
     training, held_out = divided(labels, recipe.held_out if len(labels) >= FEW else 0.0, recipe.seed)
     base = settings.model or "base"
+    old = _old_labels(start, base, schemas, labels) if start else []
+    mixed = Random(recipe.seed).sample(old, len(old))
+    replayed = min(round(recipe.replay * len(training)), len(old))
+    again, kept_back = mixed[:replayed], mixed[replayed:][:OLD]
+    learned = [*old, *training]
     torch.manual_seed(recipe.seed)
-    model, tokenizer = _loaded(base, recipe)
+    model, tokenizer = _loaded(base, recipe, start)
     engine = HuggingFaceEngine.around(model, tokenizer, model_reference(base))
     # Known values and demonstrations come from what is learned from: held-out offers are as new as any.
-    extractor = make_extractor(engine, settings, schemas, training)
+    extractor = make_extractor(engine, settings, schemas, learned)
+    training = [*training, *again]
     # Named by all that goes in: the same command goes on where it was killed, another one begins anew.
-    rows = [item.model_dump_json() for part in (training, held_out, schemas) for item in part]
+    rows = [item.model_dump_json() for part in (training, held_out, schemas, old) for item in part]
     prompting = [extractor.asking.template.sha256, settings.k, settings.known]
-    work = out / "training" / _key(rows, prompting, asdict(recipe), fingerprint(resolve_model(base)))
+    work = (
+        out
+        / "training"
+        / _key(rows, prompting, asdict(recipe), fingerprint(resolve_model(base)), start and str(start.folder))
+    )
     steps = recipe.epochs * math.ceil(math.ceil(len(training) / recipe.batch) / recipe.accumulate)
     trainer = AdapterTrainer(
         model=model,
@@ -114,9 +132,14 @@ def tune(
     trainer.remove_callback(PrinterCallback)
     if recipe.method == "adalora":
         trainer.add_callback(Allocate())
+    before = trainer.extraction_score(kept_back) if kept_back else None
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(work)) if work.is_dir() else None)
-    learned = "".join(o.model_dump_json() + "\n" for o in training)
-    asked = {o.category for o in training}
+    scores: dict[str, Any] = {"f1": trainer.state.best_metric, "offers": len(held_out)} if held_out else {}
+    if start:
+        after = trainer.extraction_score(kept_back) if kept_back else None
+        scores["old"] = {"adapter": start.reference, "offers": len(kept_back), "before": before, "after": after}
+    rows_learned = "".join(o.model_dump_json() + "\n" for o in learned)
+    asked = {o.category for o in learned}
     card = Card(
         name=out.name,
         version=next_version(out),
@@ -127,13 +150,31 @@ def tune(
         template_sha256=extractor.asking.template.sha256,
         k=settings.k,
         known=settings.known,
-        labels=len(training),
-        labels_sha256=hashlib.sha256(learned.encode()).hexdigest(),
+        labels=len(learned),
+        labels_sha256=hashlib.sha256(rows_learned.encode()).hexdigest(),
         recipe=asdict(recipe),
-        scores={"f1": trainer.state.best_metric, "offers": len(held_out)} if held_out else {},
+        scores=scores,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return _saved(model, tokenizer, card, learned, out), card
+    return _saved(model, tokenizer, card, rows_learned, out), card
+
+
+def _old_labels(
+    start: Adapter, base: str, schemas: Sequence[AttributeSchema], labels: Sequence[LabelledOffer]
+) -> list[LabelledOffer]:
+    """What the adapter learned from, without what is labelled anew."""
+    if start.card is None or start.card.recipe["method"] not in GOES_ON:
+        raise InputError(f"{start.folder}: no adapter of `finetune lora` that can go on ({', '.join(GOES_ON)})")
+    if start.card.base_fingerprint != fingerprint(resolve_model(base)):
+        raise InputError(f"{start.folder}: was trained on {start.card.base}, which is not {base}")
+    new = {offer.id for offer in labels}
+    old = [offer for offer in read_labelled(start.folder / LABELS) if offer.id not in new]
+    served = {category_key(schema.category) for schema in schemas}
+    if lost := sorted({o.category or "" for o in old if category_key(o.category) not in served | {""}}):
+        raise InputError(
+            f"{start.folder}: learned {lost[0]!r}, for which there is no schema; --schema takes a folder of them"
+        )
+    return old
 
 
 def _key(*inputs: Any) -> str:
@@ -164,13 +205,15 @@ def _saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Pa
     return folder
 
 
-def _loaded(base: str, recipe: Recipe) -> tuple[Any, Any]:
+def _loaded(base: str, recipe: Recipe, start: Adapter | None = None) -> tuple[Any, Any]:
     """The base model, ready to learn by the method."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if recipe.four_bit and device == "cpu":
         raise InputError("--four-bit needs bitsandbytes and a GPU")
     model, tokenizer = load(base, device, four_bit=recipe.four_bit)
-    if recipe.method == "full":
+    if start:
+        model = peft.PeftModel.from_pretrained(model, start.folder, is_trainable=True)
+    elif recipe.method == "full":
         freeze(model, recipe.freeze)
     else:
         model = peft.get_peft_model(model, _configuration(recipe))

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import peft
 import torch
@@ -11,6 +11,7 @@ from transformers import Trainer, TrainerCallback
 
 from eval.baselines.training import extraction_f1
 from extractor.extract import Extractor
+from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
 from finetune.attention import BY_CONVERSATION
 from finetune.conversations import IGNORED, Example
@@ -66,15 +67,18 @@ class AdapterTrainer(Trainer):
         (gradient,) = torch.autograd.grad(clean, embedded, retain_graph=True)
         return (clean + loss(embedded + self.fgm * gradient / (gradient.norm() + 1e-12))) / 2
 
-    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        offers = self.eval_dataset
+    def extraction_score(self, offers: Sequence[LabelledOffer]) -> float:
+        """F1 of the published protocol, in per cent."""
         model = self.accelerator.unwrap_model(self.model)
         causal = model.get_base_model() if isinstance(model, peft.PeftModel) else model
         causal.set_attn_implementation("sdpa")  # generation has keys of earlier steps
         model.eval()
         records = self.extractor.extract(offers)
         model.train()
-        f1 = extraction_f1(offers, records, self.schemas)
+        return extraction_f1(offers, records, self.schemas)
+
+    def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
+        f1 = self.extraction_score(cast(Sequence[LabelledOffer], self.eval_dataset))
         metrics = {f"{metric_key_prefix}_f1": f1}
         self.log(metrics)
         self.scored(self.state.global_step, f1)

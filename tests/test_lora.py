@@ -25,6 +25,7 @@ from finetune.dataset import AUGMENTATIONS, augmented, batches, checked, complet
 from finetune.lora import METHODS, SERVED, Recipe, tune  # noqa: E402
 
 SHOES = AttributeSchema.from_names(["Brand", "Color", "Size"], "Shoes")
+BRANDS = [("Velmora", "Tan"), ("Brindlow", "Navy")]
 LABELS = [
     labelled(f"{brand} {kind} {color} EU {size}", Brand=brand, Color=color, Size=f"EU {size}")
     for brand, kind, color, size in (
@@ -222,6 +223,27 @@ def test_early_stopping_goes_by_extraction(tmp_path):
     settings = load_settings(engine="huggingface", k=0, calibration="none")
     _, card = tune(MANY, [SHOES], settings, tmp_path / "shoes", replace(QUICK, epochs=2, batch=8), report="none")
     assert card.labels + card.scores["offers"] == 52 and 0 < card.scores["f1"] <= 100
+
+
+def test_an_adapter_goes_on_and_says_what_it_forgot(tmp_path):
+    settings = load_settings(engine="huggingface", k=0, calibration="none")
+    mugs = [labelled(f"{b} mug {c}", Brand=b, Color=c).model_copy(update={"category": "Mugs"}) for b, c in BRANDS]
+    both = [SHOES, AttributeSchema.from_names(["Brand", "Color"], "Mugs")]
+    first, _ = trained(tmp_path / "shoes")
+    again = replace(QUICK, replay=0.5, learning_rate=1e-4)
+    folder, card = tune(mugs, both, settings, tmp_path / "home", again, report="none", start=open_adapter(first))
+    assert {o.category for o in read_labelled(folder / "labels.jsonl")} == {"Shoes", "Mugs"} == card.schemas.keys()
+    old = card.scores["old"]
+    assert (
+        old["adapter"] == "shoes@1" and old["offers"] == 3 and card.labels == 6
+    )  # one of four is replayed with two mugs
+    assert 0 <= old["before"] <= 100 and 0 <= old["after"] <= 100
+    with pytest.raises(InputError, match="learned 'Shoes', for which there is no schema"):
+        tune(mugs, both[1:], settings, tmp_path / "mugs", again, report="none", start=open_adapter(first))
+    damaged = json.loads((first / "adapter.json").read_text()) | {"base_fingerprint": "0123456789abcdef"}
+    (first / "adapter.json").write_text(json.dumps(damaged))
+    with pytest.raises(InputError, match=r"was trained on base@\d+, which is not base"):
+        tune(mugs, both, settings, tmp_path / "mugs", again, report="none", start=open_adapter(first))
 
 
 def test_a_search_spends_its_budget_and_goes_on_where_it_was(tmp_path):
