@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from extractor.errors import InputError
-from extractor.options import Adapter, Demonstrations, Engine, K, Known, Model, Template
+from extractor.options import Known, Template
+from finetune.active_cli import curves, select
 
 if TYPE_CHECKING:
     from extractor.records import LabelledOffer
@@ -122,6 +123,34 @@ def lora(
 
 
 @app.command()
+def merge(
+    adapters: Annotated[list[Path], typer.Argument(help="Folders of two adapters or more, of different categories.")],
+    out: Annotated[Path, typer.Option(help="Folder of the merged adapter's versions.")],
+    base: Base = "base",
+    weight: Annotated[float, typer.Option(help="How much each update counts.")] = 1.0,
+    data: Annotated[
+        Path | None, typer.Option(help="Labelled offers that none has learned from: says the cost.")
+    ] = None,
+    schema: Schema = None,
+) -> None:
+    """Make one adapter of several, and say what it costs each."""
+    from eval.datasets import load_dataset
+    from extractor.adapters import open_adapter
+    from extractor.config import load_settings
+    from finetune.merge import cost
+    from finetune.merge import merge as merged
+
+    settings = load_settings(engine="huggingface", model=base, calibration="none")
+    opened = [open_adapter(folder) for folder in adapters]
+    folder, card = merged(opened, settings, out, weight)
+    print(f"{card.name}@{card.version} in {folder}: {' + '.join(a.reference for a in opened)}")
+    if data:
+        scored = load_dataset(data, "validation" if data.is_dir() else None, None, schema)
+        for name, offers, alone, together in cost(opened, folder, scored.offers, scored.schemas, settings):
+            print(f"{name}: F1 on {offers} offers {alone:.1f} alone, {together:.1f} merged")
+
+
+@app.command()
 def search(
     data: Labels,
     out: Annotated[Path, typer.Option(help="Folder of the search, which goes on where it was stopped.")],
@@ -151,89 +180,8 @@ def search(
     print(f"F1 {found['f1']:.1f} on held-out labels: shelfwise finetune lora --data {data} --out … {options}")
 
 
-@app.command()
-def select(
-    data: Annotated[Path, typer.Option(help="Offers without labels: JSONL, CSV or Parquet.")],
-    out: Annotated[Path, typer.Option(help="File of the chosen offers (JSONL), the most useful first.")],
-    n: Annotated[int, typer.Option(min=1, help="Offers to choose.")] = 30,
-    schema: Annotated[
-        Path | None, typer.Option(help="A schema, or a folder of schemas. (default: the shipped)")
-    ] = None,
-    strategy: Annotated[str, typer.Option(help="mixed, uncertainty, disagreement, diversity, random.")] = "mixed",
-    engine: Engine = None,
-    model: Model = None,
-    adapter: Adapter = None,
-    template: Annotated[
-        list[str] | None, typer.Option(help="name, name@version or a .jinja file; with disagreement two or more.")
-    ] = None,
-    demonstrations: Demonstrations = None,
-    k: K = None,
-    known: Known = None,
-    seed: int = 0,
-) -> None:
-    """Choose the offers whose labels would teach the most."""
-    from extractor.cli import errors
-    from extractor.config import load_settings
-    from extractor.io import OfferReader, read_labelled
-    from extractor.prompts import PROMPTS
-    from extractor.records import ProductOffer
-    from extractor.schema import load_schemas
-    from finetune.active import answers_for, asking, strategy_named, ways_of
-    from finetune.active import select as chosen
-
-    kind = strategy_named(strategy)
-    settings = load_settings(engine=engine, model=model, adapter=adapter, k=k, known=known)
-    labels = read_labelled(demonstrations) if demonstrations else []
-    labelled = {offer.id for offer in labels}
-    rows = list(OfferReader(data))
-    offers = [row for row in rows if isinstance(row, ProductOffer) and row.id not in labelled]
-    if len(offers) < len(rows):
-        errors.print(f"{len(rows) - len(offers)} of {len(rows)} rows are no offers, or are labelled already")
-    schemas = load_schemas(schema or PROMPTS / "schemas")
-    with asking(ways_of(settings, kind, template or [], len(labels)), schemas) as ask:
-        places = chosen(offers, n, kind, answers_for(kind, ask, labels, offers), seed)
-    out.write_text("".join(offers[i].model_dump_json(exclude_none=True) + "\n" for i in places), encoding="utf-8")
-    print(
-        f"{len(places)} of {len(offers)} offers in {out}, the most useful first; label them, then: shelfwise finetune lora"
-    )
-
-
-@app.command()
-def curves(
-    data: Annotated[Path, typer.Option(help="A folder with labelled `train`, whose labels are bought, and `split`.")],
-    split: Annotated[str, typer.Option(help="What is scored.")] = "validation",
-    budgets: Annotated[str, typer.Option(help="Labels after each round, with commas.")] = "30,60,120",
-    strategies: Annotated[str, typer.Option(help="With commas.")] = "random,uncertainty,disagreement,diversity,mixed",
-    pool: Annotated[int, typer.Option(min=1, help="Offers of train to choose from.")] = 400,
-    n: Annotated[int | None, typer.Option(help="Offers that are scored. (default: all)")] = None,
-    seeds: Annotated[int, typer.Option(min=1)] = 3,
-    engine: Engine = None,
-    model: Model = None,
-    template: Template = None,
-    k: K = None,
-) -> None:
-    """F1 by the number of labels, chosen in each way: is choosing better than labelling any offers?"""
-    from random import Random
-    from statistics import mean, stdev
-
-    from eval.datasets import load_dataset
-    from extractor.config import load_settings
-    from finetune.active import asking, curve, strategy_named, ways_of
-
-    kinds = [strategy_named(s.strip()) for s in strategies.split(",")]
-    rounds = [int(b) for b in budgets.split(",")]
-    settings = load_settings(engine=engine, model=model, template=template, k=k)
-    training, scored = load_dataset(data, "train"), load_dataset(data, split)
-    offers, held_out = list(training.offers), list(scored.offers)[:n]
-    print("strategy      " + "".join(f"{b:>8} labels" for b in rounds))
-    with asking(ways_of(settings, "disagreement", [], len(offers)), training.schemas) as ask:
-        for kind in kinds:
-            found = []
-            for seed in range(seeds):
-                drawn = Random(seed).sample(offers, min(pool, len(offers)))
-                found.append([f1 for _, f1 in curve(drawn, held_out, training.schemas, rounds, kind, ask, seed)])
-            columns = [(mean(f1s), stdev(f1s) if seeds > 1 else 0.0) for f1s in zip(*found, strict=True)]
-            print(f"{kind:<14}" + "".join(f"{m:>8.1f} ± {s:<4.1f}" for m, s in columns), flush=True)
+app.command()(select)
+app.command()(curves)
 
 
 def _labels(data: Path, schema: Path | None, drop_invalid: bool) -> "tuple[list[LabelledOffer], list[AttributeSchema]]":

@@ -156,7 +156,7 @@ def tune(
         scores=scores,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return _saved(model, tokenizer, card, rows_learned, out), card
+    return saved(model, tokenizer, card, rows_learned, out), card
 
 
 def _old_labels(
@@ -181,7 +181,7 @@ def _key(*inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def _saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Path:
+def saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Path:
     """Written aside and renamed: a version is whole or not there."""
     aside, folder = out / f".{card.version}", out / str(card.version)
     try:

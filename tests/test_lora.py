@@ -246,6 +246,38 @@ def test_an_adapter_goes_on_and_says_what_it_forgot(tmp_path):
         tune(mugs, both, settings, tmp_path / "mugs", again, report="none", start=open_adapter(first))
 
 
+def test_merged_adapters_add_up_and_say_what_it_costs(tmp_path):
+    from safetensors.torch import load_file
+
+    from finetune.merge import cost, merge
+
+    def updates(folder: Path) -> dict[str, torch.Tensor]:
+        given = json.loads((folder / "adapter_config.json").read_text())
+        held = load_file(folder / "adapter_model.safetensors")
+        scale = given["lora_alpha"] / given["r"]
+        return {k: scale * held[k.replace("lora_A", "lora_B")] @ held[k] for k in held if "lora_A" in k}
+
+    settings = load_settings(engine="huggingface", k=0, calibration="none")
+    mug = AttributeSchema.from_names(["Brand", "Color"], "Mugs")
+    mugs = [labelled(f"{b} mug {c}", Brand=b, Color=c).model_copy(update={"category": "Mugs"}) for b, c in BRANDS]
+    shoes, _ = trained(tmp_path / "shoes")
+    cups, _ = tune(mugs, [mug], settings, tmp_path / "mugs", QUICK, report="none")
+    both = [open_adapter(shoes), open_adapter(cups)]
+    folder, card = merge(both, settings, tmp_path / "home", weight=0.5)
+    one, other, sums = updates(shoes), updates(cups), updates(folder)
+    assert sums.keys() == one.keys()
+    for name, update in sums.items():
+        torch.testing.assert_close(update, (one[name] + other[name]) / 2, atol=1e-5, rtol=1e-3)
+    assert card.schemas.keys() == {"Shoes", "Mugs"} and card.recipe["merged"] == ["shoes@1", "mugs@1"]
+    assert len(read_labelled(folder / "labels.jsonl")) == card.labels == 6
+    rows = list(cost(both, folder, [*LABELS, *mugs], [SHOES, mug], settings))
+    assert [row[:2] for row in rows] == [("shoes@1", 4), ("mugs@1", 2)]
+    with pytest.raises(InputError, match="takes two adapters or more"):
+        merge(both[:1], settings, tmp_path / "home")
+    with pytest.raises(InputError, match="'Shoes' is served by shoes@1 already"):
+        merge([both[0], open_adapter(trained(tmp_path / "boots")[0])], settings, tmp_path / "home")
+
+
 def test_a_search_spends_its_budget_and_goes_on_where_it_was(tmp_path):
     from finetune.search import search
 

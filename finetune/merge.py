@@ -1,0 +1,102 @@
+"""Several adapters as one that serves all their categories.
+
+    shelfwise finetune merge adapters/shoes/1 adapters/tea/2 --out adapters/both --data held_out.jsonl
+
+Their updates are added (PEFT's `cat`: exactly the sum, its rank the sum of ranks), so that each also moves what the others
+answer: `cost` says by how much.
+"""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+import peft
+
+from eval.baselines.training import extraction_f1
+from extractor.adapters import LABELS, Adapter, Card, fingerprint, next_version
+from extractor.config import Settings, make_extractor
+from extractor.engines import create_engine
+from extractor.engines.huggingface import load
+from extractor.engines.models import resolve_model
+from extractor.errors import InputError
+from extractor.records import LabelledOffer
+from extractor.schema import AttributeSchema, category_key
+from finetune.lora import saved
+
+ADDS_UP = ("lora", "rslora")
+
+
+def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: float = 1.0) -> tuple[Path, Card]:
+    """Write the next version in `out`; every update counts `weight` times. Raises InputError for adapters that do not go
+    together: of other base weights, asked in another way, two for one category."""
+    cards = _together(adapters, settings.model or "base")
+    model, tokenizer = load(settings.model or "base", "cpu")
+    names = [f"adapter{i}" for i in range(len(adapters))]
+    holder = peft.PeftModel.from_pretrained(model, adapters[0].folder, adapter_name=names[0])
+    for name, adapter in zip(names[1:], adapters[1:], strict=True):
+        holder.load_adapter(adapter.folder, adapter_name=name)
+    holder.add_weighted_adapter(names, [weight] * len(names), adapter_name="default", combination_type="cat")
+    holder.set_adapter("default")
+    for name in names:
+        holder.delete_adapter(name)
+    labels = "".join((adapter.folder / LABELS).read_text(encoding="utf-8") for adapter in adapters)
+    card = cards[0].model_copy(
+        update={
+            "name": out.name,
+            "version": next_version(out),
+            "schemas": {category: schema for card in cards for category, schema in card.schemas.items()},
+            "labels": sum(card.labels for card in cards),
+            "labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
+            "recipe": {"method": "lora", "merged": [a.reference for a in adapters], "weight": weight},
+            "scores": {},
+            "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        }
+    )
+    return saved(holder, tokenizer, card, labels, out), card
+
+
+def _together(adapters: Sequence[Adapter], base: str) -> list[Card]:
+    cards = list[Card]()
+    served: dict[str, str] = {}
+    for adapter in adapters:
+        card = adapter.card
+        if card is None or card.recipe["method"] not in ADDS_UP:
+            raise InputError(
+                f"{adapter.folder}: no adapter of `finetune lora` whose updates add up ({', '.join(ADDS_UP)})"
+            )
+        if card.base_fingerprint != fingerprint(resolve_model(base)):
+            raise InputError(f"{adapter.folder}: was trained on {card.base}, which is not {base}")
+        first = cards[0] if cards else card
+        if (card.template_sha256, card.k, card.known) != (first.template_sha256, first.k, first.known):
+            raise InputError(
+                f"{adapter.folder}: is asked in another way than {adapters[0].folder} (template, k, known)"
+            )
+        for category in card.schemas:
+            other = served.setdefault(category_key(category), adapter.reference)
+            if other != adapter.reference:
+                raise InputError(f"{adapter.folder}: {category!r} is served by {other} already; train them as one")
+        cards.append(card)
+    if len(cards) < 2:
+        raise InputError("a merger takes two adapters or more")
+    return cards
+
+
+def cost(
+    adapters: Sequence[Adapter],
+    merged: Path,
+    offers: Sequence[LabelledOffer],
+    schemas: Sequence[AttributeSchema],
+    settings: Settings,
+) -> Iterator[tuple[str, int, float, float]]:
+    """For each adapter: its name, the number of offers of its categories, F1 on them by itself and by the merger."""
+
+    def score(folder: Path, own: Sequence[LabelledOffer]) -> float:
+        chosen = settings.model_copy(update={"adapter": folder})
+        extractor = make_extractor(create_engine(chosen.engine, **chosen.engine_options()), chosen, schemas)
+        return extraction_f1(own, extractor.extract(own), schemas)
+
+    for adapter in adapters:
+        served = {category_key(c) for c in (adapter.card.schemas if adapter.card else ())}
+        if own := [offer for offer in offers if category_key(offer.category) in served]:
+            yield adapter.reference, len(own), score(adapter.folder, own), score(merged, own)
