@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import time
 from functools import partial
 from itertools import islice
 
@@ -66,9 +67,9 @@ def test_training_resumes_exactly_after_a_kill(tmp_path):
 def test_a_training_ends_by_the_clock(tmp_path):
     begun, out = tmp_path / "start", tmp_path / "out"
     start(begun, pieces=600, words=0, conversations=40, hidden=192, intermediate=64, layers=2)
-    pretrain(begun, out, steps=10_000, minutes=0.1, rows=1, block=1024, evaluate_every=10_000)
-    state = json.loads(max(out.glob("checkpoint-*/trainer_state.json")).read_text())
-    assert 0 < state["global_step"] < 10_000 and (out / "model" / "model.safetensors").exists()
+    started = time.monotonic()
+    pretrain(begun, out, steps=1_000_000, minutes=0.05, rows=1, block=1024, evaluate_every=1_000_000)
+    assert 3 < time.monotonic() - started < 120 and (out / "model" / "model.safetensors").exists()
 
 
 def test_the_clock_warms_up_and_falls_to_nothing():
