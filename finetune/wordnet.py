@@ -20,17 +20,8 @@ ACT, ATTRIBUTE = "04", "07"
 FILES = {ACT: "act", "05": "animal", "06": "artifact", ATTRIBUTE: "attribute", "13": "food", "20": "plant"}
 FILES |= {"25": "shape", "27": "substance"}
 ACTS = {"sport", "game", "dance", "dancing", "exercise", "craft", "art", "gymnastics", "race"}
-LEFT_OUT = {
-    "drug",
-    "medicine",
-    "weapon",
-    "weaponry",
-    "explosive",
-    "poison",
-    "person",
-    "body substance",
-    "waste",
-}  # with all below
+# With all below.
+LEFT_OUT = {"drug", "medicine", "weapon", "weaponry", "explosive", "poison", "person", "body substance", "waste"}
 FEWEST, MOST, BROADEST = 5, 60, 500  # words of a kind, and words below which a kind says something
 
 
