@@ -15,7 +15,6 @@ from typing import Literal, get_args
 import numpy
 from numpy.typing import NDArray
 
-from eval.baselines.training import extraction_f1
 from eval.run import shared_engine
 from extractor.config import Settings
 from extractor.errors import InputError
@@ -140,7 +139,9 @@ def curve(
     seed: int = 0,
 ) -> Iterator[tuple[int, float]]:
     """(labels, F1 on `held_out`) as labels of the pool are bought by the strategy; the first budget is drawn by chance for all
-    strategies alike."""
+    strategies alike. Budgets rise, up to the size of the pool."""
+    from eval.baselines.training import extraction_f1
+
     left = Random(seed).sample(list(pool), len(pool))
     labels: list[LabelledOffer] = []
     for budget in budgets:

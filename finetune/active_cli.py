@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from extractor.errors import InputError
 from extractor.options import Adapter, Demonstrations, Engine, K, Known, Model, Template
 
 
@@ -30,6 +31,7 @@ def select(
     """Choose the offers whose labels would teach the most."""
     from extractor.cli import errors
     from extractor.config import load_settings
+    from extractor.demonstrations import check_demonstrations
     from extractor.io import OfferReader, read_labelled
     from extractor.prompts import PROMPTS
     from extractor.records import ProductOffer
@@ -46,6 +48,7 @@ def select(
     if len(offers) < len(rows):
         errors.print(f"{len(rows) - len(offers)} of {len(rows)} rows are no offers, or are labelled already")
     schemas = load_schemas(schema or PROMPTS / "schemas")
+    check_demonstrations(labels, schemas)
     with asking(ways_of(settings, kind, template or [], len(labels)), schemas) as ask:
         places = chosen(offers, n, kind, answers_for(kind, ask, labels, offers), seed)
     out.write_text("".join(offers[i].model_dump_json(exclude_none=True) + "\n" for i in places), encoding="utf-8")
@@ -68,24 +71,26 @@ def curves(
     k: K = None,
 ) -> None:
     """F1 by the number of labels, chosen in each way: is choosing better than labelling any offers?"""
-    from random import Random
     from statistics import mean, stdev
 
+    from eval.compare import budgets_of, drawn
     from eval.datasets import load_dataset
     from extractor.config import load_settings
     from finetune.active import asking, curve, strategy_named, ways_of
 
     kinds = [strategy_named(s.strip()) for s in strategies.split(",")]
-    rounds = [int(b) for b in budgets.split(",")]
+    rounds = [budget for budget in budgets_of(budgets) if budget]
     settings = load_settings(engine=engine, model=model, template=template, k=k)
     training, scored = load_dataset(data, "train"), load_dataset(data, split)
-    offers, held_out = list(training.offers), list(scored.offers)[:n]
+    held_out = list(scored.offers)[:n]
+    if rounds != sorted(set(rounds)) or not rounds or rounds[-1] > min(pool, len(training.offers)):
+        raise InputError(f"--budgets {budgets}: numbers of labels that rise, up to --pool and to the offers of train")
     print("strategy      " + "".join(f"{b:>8} labels" for b in rounds))
-    with asking(ways_of(settings, "disagreement", [], len(offers)), training.schemas) as ask:
+    with asking(ways_of(settings, "disagreement", [], len(training.offers)), training.schemas) as ask:
         for kind in kinds:
             found = []
             for seed in range(seeds):
-                drawn = Random(seed).sample(offers, min(pool, len(offers)))
-                found.append([f1 for _, f1 in curve(drawn, held_out, training.schemas, rounds, kind, ask, seed)])
+                offers = drawn(training, pool, seed)
+                found.append([f1 for _, f1 in curve(offers, held_out, training.schemas, rounds, kind, ask, seed)])
             columns = [(mean(f1s), stdev(f1s) if seeds > 1 else 0.0) for f1s in zip(*found, strict=True)]
             print(f"{kind:<14}" + "".join(f"{m:>8.1f} ± {s:<4.1f}" for m, s in columns), flush=True)

@@ -39,7 +39,9 @@ def lora(
     out: Annotated[Path, typer.Option(help="Folder of the adapter's versions; its name is the adapter's.")],
     schema: Schema = None,
     base: Base = "base",
-    start: Annotated[Path | None, typer.Option(help="An adapter to go on from; its old labels are replayed.")] = None,
+    start: Annotated[
+        Path | None, typer.Option(help="An adapter to go on from, in its method and rank; its old labels are replayed.")
+    ] = None,
     replay: Annotated[float, typer.Option(min=0, help="Old labels for each new one.")] = 0.5,
     method: Annotated[str, typer.Option(help="lora, rslora, dora, adalora, prefix, full.")] = "lora",
     rank: Annotated[int, typer.Option(min=1, help="Of the update; tokens of a prefix.")] = 16,

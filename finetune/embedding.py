@@ -1,4 +1,4 @@
-"""Sentence embeddings of the encoder that the BERT baseline starts from: MiniLM's, or of any folder."""
+"""Sentence embeddings of MiniLM."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,11 @@ from eval.baselines.encoder import encoder_folder
 
 
 @torch.no_grad()
-def embedded(texts: Sequence[str], encoder: str = "minilm", batch: int = 256) -> torch.Tensor:
+def embedded(texts: Sequence[str], batch: int = 256) -> torch.Tensor:
     """texts x width, each of length 1: the mean of a text's token vectors, as sentence-transformers has it."""
     from transformers import AutoModel, AutoTokenizer
 
-    folder = encoder_folder(encoder)
+    folder = encoder_folder()
     reader, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
     vectors = torch.zeros(len(texts), model.config.hidden_size)
     for begin in range(0, len(texts), batch):

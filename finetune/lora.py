@@ -26,7 +26,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from transformers.trainer_utils import get_last_checkpoint
 
 from eval.baselines.training import freeze
-from extractor.adapters import CARD, LABELS, Adapter, Card, fingerprint, next_version
+from extractor.adapters import CARD, LABELS, Adapter, Card, check_adapter, fingerprint, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines.huggingface import HuggingFaceEngine, load
 from extractor.engines.models import model_reference, resolve_model
@@ -97,9 +97,12 @@ def tune(
     """Train on the labels and write the next version in `out`: what `--adapter` takes (of `full`, `--model`). A killed training
     goes on. `labels` are what `dataset.checked` or `complete` made; `scored` hears of each F1 on held-out offers, and may raise.
     `start`: an adapter to go on from; some of its labels are replayed, and up to OLD of the others scored before and after.
-    Raises InputError where it cannot be saved, and where `start` does not fit."""
+    Raises InputError where it cannot be saved, and where `start` does not fit; AdapterError where that is of another base."""
     training, held_out = divided(labels, recipe.held_out if len(labels) >= FEW else 0.0, recipe.seed)
     base = settings.model or "base"
+    if start and start.card:  # its shape stays as it is
+        own = {k: v for k, v in start.card.recipe.items() if k in ("method", "rank", "alpha", "dropout")}
+        recipe = replace(recipe, **own)
     old = _old_labels(start, base, schemas, labels) if start else []
     mixed = Random(recipe.seed).sample(old, len(old))
     replayed = min(round(recipe.replay * len(training)), len(old))
@@ -165,8 +168,7 @@ def _old_labels(
     """What the adapter learned from, without what is labelled anew."""
     if start.card is None or start.card.recipe["method"] not in GOES_ON:
         raise InputError(f"{start.folder}: no adapter of `finetune lora` that can go on ({', '.join(GOES_ON)})")
-    if start.card.base_fingerprint != fingerprint(resolve_model(base)):
-        raise InputError(f"{start.folder}: was trained on {start.card.base}, which is not {base}")
+    check_adapter(start.folder, resolve_model(base))
     new = {offer.id for offer in labels}
     old = [offer for offer in read_labelled(start.folder / LABELS) if offer.id not in new]
     served = {category_key(schema.category) for schema in schemas}

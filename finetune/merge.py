@@ -11,14 +11,11 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-import peft
-
 from eval.baselines.training import extraction_f1
-from extractor.adapters import LABELS, Adapter, Card, fingerprint, next_version
+from extractor.adapters import LABELS, Adapter, Card, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines import create_engine
-from extractor.engines.huggingface import load
-from extractor.engines.models import resolve_model
+from extractor.engines.huggingface import load, with_adapters
 from extractor.errors import InputError
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key
@@ -29,13 +26,11 @@ ADDS_UP = ("lora", "rslora")
 
 def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: float = 1.0) -> tuple[Path, Card]:
     """Write the next version in `out`; every update counts `weight` times. Raises InputError for adapters that do not go
-    together: of other base weights, asked in another way, two for one category."""
-    cards = _together(adapters, settings.model or "base")
+    together: asked in another way, two for one category; AdapterError for those of other base weights."""
+    cards = _together(adapters)
     model, tokenizer = load(settings.model or "base", "cpu")
-    names = [f"adapter{i}" for i in range(len(adapters))]
-    holder = peft.PeftModel.from_pretrained(model, adapters[0].folder, adapter_name=names[0])
-    for name, adapter in zip(names[1:], adapters[1:], strict=True):
-        holder.load_adapter(adapter.folder, adapter_name=name)
+    holder = with_adapters(model, adapters)
+    names = [adapter.reference for adapter in adapters]
     holder.add_weighted_adapter(names, [weight] * len(names), adapter_name="default", combination_type="cat")
     holder.set_adapter("default")
     for name in names:
@@ -56,7 +51,9 @@ def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: fl
     return saved(holder, tokenizer, card, labels, out), card
 
 
-def _together(adapters: Sequence[Adapter], base: str) -> list[Card]:
+def _together(adapters: Sequence[Adapter]) -> list[Card]:
+    if len({adapter.reference for adapter in adapters}) < max(2, len(adapters)):
+        raise InputError("a merger takes two adapters or more, of different names")
     cards = list[Card]()
     served: dict[str, str] = {}
     for adapter in adapters:
@@ -65,8 +62,6 @@ def _together(adapters: Sequence[Adapter], base: str) -> list[Card]:
             raise InputError(
                 f"{adapter.folder}: no adapter of `finetune lora` whose updates add up ({', '.join(ADDS_UP)})"
             )
-        if card.base_fingerprint != fingerprint(resolve_model(base)):
-            raise InputError(f"{adapter.folder}: was trained on {card.base}, which is not {base}")
         first = cards[0] if cards else card
         if (card.template_sha256, card.k, card.known) != (first.template_sha256, first.k, first.known):
             raise InputError(
@@ -77,8 +72,6 @@ def _together(adapters: Sequence[Adapter], base: str) -> list[Card]:
             if other != adapter.reference:
                 raise InputError(f"{adapter.folder}: {category!r} is served by {other} already; train them as one")
         cards.append(card)
-    if len(cards) < 2:
-        raise InputError("a merger takes two adapters or more")
     return cards
 
 

@@ -126,7 +126,8 @@ class Clock(TrainerCallback):
         self.begun = time.monotonic()
 
     def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        control.should_training_stop = self.over() >= 1
+        if self.over() >= 1:
+            control.should_training_stop = control.should_save = True  # so that another run can go on from there
 
 
 class AnswerTrainer(Trainer):

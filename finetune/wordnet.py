@@ -17,8 +17,8 @@ from finetune.start import minilm_words
 
 # WordNet's lexicographer files (https://wordnet.princeton.edu/documentation/lexnames5wn) of what offers speak of.
 ACT, ATTRIBUTE = "04", "07"
-FILES = {ACT: "act", "05": "animal", "06": "artifact", ATTRIBUTE: "attribute", "13": "food", "20": "plant"}
-FILES |= {"25": "shape", "27": "substance"}
+ANIMAL, ARTIFACT, FOOD, PLANT, SHAPE, SUBSTANCE = "05", "06", "13", "20", "25", "27"
+FILES = {ACT, ATTRIBUTE, ANIMAL, ARTIFACT, FOOD, PLANT, SHAPE, SUBSTANCE}
 ACTS = {"sport", "game", "dance", "dancing", "exercise", "craft", "art", "gymnastics", "race"}
 # With all below.
 LEFT_OUT = {"drug", "medicine", "weapon", "weaponry", "explosive", "poison", "person", "body substance", "waste"}
@@ -70,7 +70,7 @@ def kinds(folder: Path) -> Iterator[dict[str, object]]:
     def names(key: str) -> list[str]:
         """Those that people use, in this meaning before others."""
         synset = synsets[key]
-        rare = synset.file in ("06", "13", "27")  # viscose, cheddar; a plant's are names of botany
+        rare = synset.file in (ARTIFACT, FOOD, SUBSTANCE)  # viscose, cheddar; a plant's are names of botany
         return [
             w
             for w in synset.lemmas

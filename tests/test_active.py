@@ -119,3 +119,16 @@ def test_the_command_writes_offers_without_labels(tmp_path):
     assert result.exit_code == 0 and "3 of 5 offers" in result.output
     rows = [json.loads(line) for line in out.read_text("utf-8").splitlines()]
     assert len({row["id"] for row in rows} - {"0"}) == 3 and all("attributes" not in row for row in rows)
+
+
+def test_budgets_that_the_pool_cannot_give_are_refused(tmp_path):
+    from finetune.active_cli import curves
+
+    for split in ("train", "validation"):
+        rows = [labelled(f"Velmora shoe {i}", Brand="Velmora").model_dump_json() for i in range(6)]
+        (tmp_path / f"{split}.jsonl").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    for budgets in ("2,9", "3,2", "all"):
+        with pytest.raises(InputError, match="numbers of labels that rise, up to --pool"):
+            curves(tmp_path, budgets=budgets, engine="scripted")
+    with pytest.raises(InputError, match="write numbers"):
+        curves(tmp_path, budgets="few", engine="scripted")

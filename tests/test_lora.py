@@ -231,9 +231,10 @@ def test_an_adapter_goes_on_and_says_what_it_forgot(tmp_path):
     mugs = [labelled(f"{b} mug {c}", Brand=b, Color=c).model_copy(update={"category": "Mugs"}) for b, c in BRANDS]
     both = [SHOES, AttributeSchema.from_names(["Brand", "Color"], "Mugs")]
     first, _ = trained(tmp_path / "shoes")
-    again = replace(QUICK, replay=0.5, learning_rate=1e-4)
+    again = replace(QUICK, replay=0.5, learning_rate=1e-4, method="adalora", rank=3)
     folder, card = tune(mugs, both, settings, tmp_path / "home", again, report="none", start=open_adapter(first))
     assert {o.category for o in read_labelled(folder / "labels.jsonl")} == {"Shoes", "Mugs"} == card.schemas.keys()
+    assert card.recipe["method"] == "lora" and card.recipe["rank"] == QUICK.rank  # those of the adapter that goes on
     old = card.scores["old"]
     assert (
         old["adapter"] == "shoes@1" and old["offers"] == 3 and card.labels == 6
@@ -243,7 +244,7 @@ def test_an_adapter_goes_on_and_says_what_it_forgot(tmp_path):
         tune(mugs, both[1:], settings, tmp_path / "mugs", again, report="none", start=open_adapter(first))
     damaged = json.loads((first / "adapter.json").read_text()) | {"base_fingerprint": "0123456789abcdef"}
     (first / "adapter.json").write_text(json.dumps(damaged))
-    with pytest.raises(InputError, match=r"was trained on base@\d+, which is not base"):
+    with pytest.raises(AdapterError, match=r"made for base@\d+, and .* has other weights"):
         tune(mugs, both, settings, tmp_path / "mugs", again, report="none", start=open_adapter(first))
 
 
@@ -275,6 +276,8 @@ def test_merged_adapters_add_up_and_say_what_it_costs(tmp_path):
     assert [row[:2] for row in rows] == [("shoes@1", 4), ("mugs@1", 2)]
     with pytest.raises(InputError, match="takes two adapters or more"):
         merge(both[:1], settings, tmp_path / "home")
+    with pytest.raises(InputError, match="of different names"):
+        merge([both[0], both[0]], settings, tmp_path / "home")
     with pytest.raises(InputError, match="'Shoes' is served by shoes@1 already"):
         merge([both[0], open_adapter(trained(tmp_path / "boots")[0])], settings, tmp_path / "home")
 

@@ -70,6 +70,7 @@ def test_a_training_ends_by_the_clock(tmp_path):
     started = time.monotonic()
     pretrain(begun, out, steps=1_000_000, minutes=0.05, rows=1, block=1024, evaluate_every=1_000_000)
     assert 3 < time.monotonic() - started < 120 and (out / "model" / "model.safetensors").exists()
+    assert len(list(out.glob("checkpoint-*"))) == 1
 
 
 def test_the_clock_warms_up_and_falls_to_nothing():
