@@ -212,7 +212,7 @@ def _loaded(base: str, recipe: Recipe, start: Adapter | None = None) -> tuple[An
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if recipe.four_bit and device == "cpu":
         raise InputError("--four-bit needs bitsandbytes and a GPU")
-    model, tokenizer = load(base, device, four_bit=recipe.four_bit)
+    model, tokenizer = load(base, device, four_bit=recipe.four_bit, whole=recipe.method == "full")
     if start:
         model = peft.PeftModel.from_pretrained(model, start.folder, is_trainable=True)
     elif recipe.method == "full":

@@ -19,8 +19,9 @@ from extractor.errors import EngineError, MissingExtraError
 
 
 class HuggingFaceEngine:
-    """`device` is a torch device; by default a GPU where there is one. Requests run in batches of `batch_size`, the
-    longest prompts together. `adapters` may be of any of PEFT's methods; requests of one run together."""
+    """`device` is a torch device; by default a GPU where there is one. Requests run in batches of `batch_size` (by default 128
+    on a GPU, 32 elsewhere), the longest prompts together. `adapters` may be of any of PEFT's methods; requests of one run
+    together."""
 
     name = "huggingface"
     retried = 0
@@ -30,7 +31,7 @@ class HuggingFaceEngine:
         model: str = "base",
         adapters: Sequence[Adapter] = (),
         device: str | None = None,
-        batch_size: int = 32,
+        batch_size: int | None = None,
     ) -> None:
         loaded, tokenizer = load(model, device or ("cuda" if torch.cuda.is_available() else "cpu"))
         if adapters:
@@ -38,15 +39,16 @@ class HuggingFaceEngine:
         self._hold(loaded.eval(), tokenizer, model_reference(model), batch_size, bool(adapters))
 
     @classmethod
-    def around(cls, model: Any, tokenizer: Any, reference: str, batch_size: int = 32) -> Self:
+    def around(cls, model: Any, tokenizer: Any, reference: str, batch_size: int | None = None) -> Self:
         """An engine for a model that is loaded already, and may be in training: `reference` names it in provenance."""
         engine = cls.__new__(cls)
         engine._hold(model, tokenizer, reference, batch_size)
         return engine
 
-    def _hold(self, model: Any, tokenizer: Any, reference: str, batch_size: int, adapted: bool = False) -> None:
+    def _hold(self, model: Any, tokenizer: Any, reference: str, batch_size: int | None, adapted: bool = False) -> None:
         self.model = reference
-        self._model, self._tokenizer, self._batch_size = model, tokenizer, batch_size
+        self._model, self._tokenizer = model, tokenizer
+        self._batch_size = batch_size or (128 if model.device.type == "cuda" else 32)
         self._adapted = adapted
         self._backend = LLGuidanceBackend(Transformers(model, tokenizer))
         self._context = model.config.max_position_embeddings
@@ -128,13 +130,14 @@ class HuggingFaceEngine:
         )
 
 
-def load(model: str, device: str, four_bit: bool = False) -> tuple[Any, Any]:
-    """A model and its tokenizer, which pads on the left; `four_bit` quantizes its weights (bitsandbytes). Raises EngineError."""
+def load(model: str, device: str, four_bit: bool = False, whole: bool = False) -> tuple[Any, Any]:
+    """A model and its tokenizer, which pads on the left; `four_bit` quantizes its weights (bitsandbytes), `whole` keeps them in
+    float32, to be trained. Raises EngineError."""
     path = resolve_model(model)
     try:
         tokenizer = AutoTokenizer.from_pretrained(path, padding_side="left")
         # bfloat16 on a CPU without its instructions is slower than float32, and greedy answers differ little.
-        dtype = torch.bfloat16 if device.startswith("cuda") else torch.float32
+        dtype = torch.bfloat16 if device.startswith("cuda") and not whole else torch.float32
         loaded = AutoModelForCausalLM.from_pretrained(
             path,
             dtype=dtype,
