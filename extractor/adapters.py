@@ -71,10 +71,14 @@ def open_adapter(folder: Path) -> Adapter:
 
 def fingerprint(model: str) -> str:
     """Sixteen hexadecimal digits of a model folder's configuration and weights (of each file 64 pieces of 16 KiB, evenly spread:
-    a whole model is too long to read at each start); a hub name stands for itself."""
+    a whole model is too long to read at each start); a hub name stands for itself. A quantized model has that of the one it was
+    made of, whose adapters it serves."""
     folder = Path(model)
     if not folder.is_dir():
         return model
+    card = folder / "shelfwise.json"
+    if card.is_file() and (origin := json.loads(card.read_text(encoding="utf-8")).get("quantized_from")):
+        return str(origin)
     content = hashlib.sha256((folder / "config.json").read_bytes())
     for file in sorted(folder.glob("*.safetensors")):
         size = file.stat().st_size

@@ -59,6 +59,9 @@ def lora(
     augment: Annotated[
         str, typer.Option(help="swap, order, drop, case, typos, synonyms: names with commas.")
     ] = "swap,order,drop",
+    paraphrase: Annotated[
+        list[str] | None, typer.Option(help="Another template to learn from too; may be given several times.")
+    ] = None,
     freeze: Annotated[int | None, typer.Option(help="With `full`: only the last so many layers learn.")] = None,
     fgm: Annotated[float, typer.Option(help="Adversarial step on embeddings; 0 for none.")] = 0.0,
     template: Template = None,
@@ -97,6 +100,7 @@ def lora(
         replay=replay,
         patience=patience,
         augment=tuple(augmentations(augment)),
+        paraphrases=tuple(paraphrase or ()),
         freeze=freeze,
         fgm=fgm,
         checkpointing=checkpointing,
@@ -126,10 +130,15 @@ def lora(
 
 @app.command()
 def merge(
-    adapters: Annotated[list[Path], typer.Argument(help="Folders of two adapters or more, of different categories.")],
+    adapters: Annotated[
+        list[Path],
+        typer.Argument(help="Folders of two adapters or more: of different categories, or seeds of the same labels."),
+    ],
     out: Annotated[Path, typer.Option(help="Folder of the merged adapter's versions.")],
     base: Base = "base",
-    weight: Annotated[float, typer.Option(help="How much each update counts.")] = 1.0,
+    weight: Annotated[
+        float | None, typer.Option(help="How much each update counts. (default: 1; seeds: their mean)")
+    ] = None,
     data: Annotated[
         Path | None, typer.Option(help="Labelled offers that none has learned from: says the cost.")
     ] = None,
@@ -180,6 +189,21 @@ def search(
     print(f"learning rates within a point of the best: {low:.1e} to {high:.1e}")
     options = " ".join(f"--{name.replace('_', '-')} {value or repr('')}" for name, value in found["best"].items())
     print(f"F1 {found['f1']:.1f} on held-out labels: shelfwise finetune lora --data {data} --out … {options}")
+
+
+@app.command()
+def quantize(
+    out: Annotated[Path, typer.Option(help="Folder of the 8-bit model; `--model` takes it.")],
+    model: Annotated[str, typer.Option(help="`base` (bundled), a folder, a hub name.")] = "base",
+) -> None:
+    """Write a model with linear layers in 8 bits (W8A8), as vLLM serves it."""
+    from finetune.quantize import quantize as run
+
+    folder = run(model, out)
+    size = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    print(
+        f"{folder}: {size:.1f} MB; what it costs: shelfwise eval run --data … --model {folder}, and with --model {model}"
+    )
 
 
 app.command()(select)

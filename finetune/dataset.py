@@ -177,14 +177,16 @@ def batches(
     epochs: int,
     batch: int,
     augment: Sequence[str] = (),
+    paraphrases: Sequence[Extractor] = (),
     seed: int = 0,
 ) -> Iterator[list[Example]]:
     """`epochs` passes over the offers, each in an order of its own, the first as they are and later ones augmented; a batch
-    holds examples of like length."""
+    holds examples of like length. `paraphrases` ask in other words, half of the time after the first pass."""
     rng = Random(seed)
     for epoch in range(epochs):
         order = rng.sample(list(offers), len(offers))
-        found = (_made(extractor, tokenizer, o, rng, augment if epoch else (), offers) for o in order)
+        asking = [*paraphrases, *[extractor] * max(1, len(paraphrases))] if epoch else [extractor]
+        found = (_made(rng.choice(asking), tokenizer, o, rng, augment if epoch else (), offers) for o in order)
         made: list[list[Example]] = []
         while pool := sorted(islice(found, 16 * batch), key=lambda e: len(e.input_ids)):
             made += [pool[i : i + batch] for i in range(0, len(pool), batch)]

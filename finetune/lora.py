@@ -52,9 +52,9 @@ FEWEST = 10  # labels below which demonstrations are the better use of them
 @dataclass(frozen=True)
 class Recipe:
     """Hyper-parameters. `rank` is that of LoRA and its kin, and the number of tokens of a prefix; updates are scaled by
-    `alpha` / `rank`. `replay`: of an adapter that goes on, so many of its old labels for each new one. `freeze`: with `full`,
-    only the last so many layers learn. `fgm`: size of the adversarial step on embeddings (Miyato et al. 2017,
-    https://arxiv.org/abs/1605.07725), 0 for none."""
+    `alpha` / `rank`. `paraphrases`: templates that ask in other words. `replay`: of an adapter that goes on, so many of its old
+    labels for each new one. `freeze`: with `full`, only the last so many layers learn. `fgm`: size of the adversarial step on
+    embeddings (Miyato et al. 2017, https://arxiv.org/abs/1605.07725), 0 for none."""
 
     method: Method = "lora"
     rank: int = 16
@@ -70,6 +70,7 @@ class Recipe:
     replay: float = 0.5
     patience: int = 4
     augment: tuple[str, ...] = ("swap", "order", "drop")
+    paraphrases: tuple[str, ...] = ()
     freeze: int | None = None
     fgm: float = 0.0
     checkpointing: bool = False
@@ -112,11 +113,15 @@ def tune(
     model, tokenizer = _loaded(base, recipe, start)
     engine = HuggingFaceEngine.around(model, tokenizer, model_reference(base))
     # Known values and demonstrations come from what is learned from: held-out offers are as new as any.
-    extractor = make_extractor(engine, settings, schemas, learned)
+    extractor, *paraphrases = (
+        make_extractor(engine, settings.model_copy(update={"template": template}), schemas, learned)
+        for template in (settings.template, *recipe.paraphrases)
+    )
     training = [*training, *again]
     # Named by all that goes in: the same command goes on where it was killed, another one begins anew.
     rows = [item.model_dump_json() for part in (training, held_out, schemas, old) for item in part]
-    prompting = [extractor.asking.template.sha256, settings.k, settings.known]
+    templates = [one.asking.template.sha256 for one in (extractor, *paraphrases)]
+    prompting = [templates, settings.k, settings.known]
     work = (
         out
         / "training"
@@ -126,7 +131,7 @@ def tune(
     trainer = AdapterTrainer(
         model=model,
         args=_arguments(recipe, work, steps, bool(held_out), report),
-        train_dataset=Stream(partial(_batches, extractor, tokenizer, training, recipe)),
+        train_dataset=Stream(partial(_batches, extractor, paraphrases, tokenizer, training, recipe)),
         eval_dataset=list(held_out) if held_out else None,
         data_collator=lambda items: items[0],
         callbacks=[Steps()] + ([EarlyStoppingCallback(recipe.patience)] if held_out else []),
@@ -237,7 +242,11 @@ def _configuration(recipe: Recipe) -> Any:
 
 
 def _batches(
-    extractor: Extractor, tokenizer: Any, labels: Sequence[LabelledOffer], recipe: Recipe
+    extractor: Extractor,
+    paraphrases: Sequence[Extractor],
+    tokenizer: Any,
+    labels: Sequence[LabelledOffer],
+    recipe: Recipe,
 ) -> Iterator[list[Example]]:
     return batches(
         extractor,
@@ -247,6 +256,7 @@ def _batches(
         # A prefix is as many keys more than queries, which rows of several conversations do not allow.
         batch=1 if recipe.method == "prefix" else recipe.batch,
         augment=recipe.augment,
+        paraphrases=paraphrases,
         seed=recipe.seed,
     )
 

@@ -3,7 +3,7 @@
     shelfwise finetune merge adapters/shoes/1 adapters/tea/2 --out adapters/both --data held_out.jsonl
 
 Their updates are added (PEFT's `cat`: exactly the sum, its rank the sum of ranks), so that each also moves what the others
-answer: `cost` says by how much.
+answer: `cost` says by how much. Of adapters that learned the same labels from several seeds, the mean is taken instead.
 """
 
 import hashlib
@@ -24,10 +24,13 @@ from finetune.lora import saved
 ADDS_UP = ("lora", "rslora")
 
 
-def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: float = 1.0) -> tuple[Path, Card]:
-    """Write the next version in `out`; every update counts `weight` times. Raises InputError for adapters that do not go
-    together: asked in another way, two for one category; AdapterError for those of other base weights."""
+def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: float | None = None) -> tuple[Path, Card]:
+    """Write the next version in `out`; every update counts `weight` times, by default once or, of seeds of one adapter, its share
+    of the mean. Raises InputError for adapters that do not go together: asked in another way, two for one category;
+    AdapterError for those of other base weights."""
     cards = _together(adapters)
+    seeds = len({card.labels_sha256 for card in cards}) == 1
+    weight = weight or (1 / len(cards) if seeds else 1.0)
     model, tokenizer = load(settings.model or "base", "cpu")
     holder = with_adapters(model, adapters)
     names = [adapter.reference for adapter in adapters]
@@ -35,13 +38,14 @@ def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: fl
     holder.set_adapter("default")
     for name in names:
         holder.delete_adapter(name)
-    labels = "".join((adapter.folder / LABELS).read_text(encoding="utf-8") for adapter in adapters)
+    learned = adapters[:1] if seeds else adapters
+    labels = "".join((adapter.folder / LABELS).read_text(encoding="utf-8") for adapter in learned)
     card = cards[0].model_copy(
         update={
             "name": out.name,
             "version": next_version(out),
             "schemas": {category: schema for card in cards for category, schema in card.schemas.items()},
-            "labels": sum(card.labels for card in cards),
+            "labels": sum(adapter.card.labels for adapter in learned if adapter.card),
             "labels_sha256": hashlib.sha256(labels.encode()).hexdigest(),
             "recipe": {"method": "lora", "merged": [a.reference for a in adapters], "weight": weight},
             "scores": {},
@@ -53,9 +57,9 @@ def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: fl
 
 def _together(adapters: Sequence[Adapter]) -> list[Card]:
     if len({adapter.reference for adapter in adapters}) < max(2, len(adapters)):
-        raise InputError("a merger takes two adapters or more, of different names")
+        raise InputError("a merger takes two adapters or more, each once")
     cards = list[Card]()
-    served: dict[str, str] = {}
+    served: dict[str, Card] = {}
     for adapter in adapters:
         card = adapter.card
         if card is None or card.recipe["method"] not in ADDS_UP:
@@ -68,9 +72,11 @@ def _together(adapters: Sequence[Adapter]) -> list[Card]:
                 f"{adapter.folder}: is asked in another way than {adapters[0].folder} (template, k, known)"
             )
         for category in card.schemas:
-            other = served.setdefault(category_key(category), adapter.reference)
-            if other != adapter.reference:
-                raise InputError(f"{adapter.folder}: {category!r} is served by {other} already; train them as one")
+            other = served.setdefault(category_key(category), card)
+            if other.labels_sha256 != card.labels_sha256:
+                raise InputError(
+                    f"{adapter.folder}: {category!r} is served by {other.name}@{other.version} already; train them as one"
+                )
         cards.append(card)
     return cards
 

@@ -208,3 +208,33 @@ def test_vllm_serves_several_adapters_and_the_base_in_one_batch(registry):
     assert [a["Brand"][0]["value"] for a in alone["shoes@1"] if a["Brand"]] == [
         o.attributes["Brand"][0] for o in LABELS
     ]
+
+
+@pytest.mark.model
+def test_a_model_in_8_bits_serves_the_adapters_of_the_whole_one(registry, tmp_path):
+    from safetensors.torch import load_file
+
+    from finetune.quantize import quantize
+
+    folder = quantize("base", tmp_path / "small")
+    whole, small = (load_file(f / "model.safetensors") for f in (BASE_MODEL, folder))
+    rounded = [name for name in small if small[name].dtype == torch.int8]
+    assert len(rounded) == 7 * 8  # the linear layers of each of its layers
+    for name in rounded:
+        step = small[f"{name}_scale"].float()
+        assert ((small[name] * step - whole[name].float()).abs() <= 0.52 * step + 1e-6).all(), name
+    assert fingerprint(str(folder)) == fingerprint(str(BASE_MODEL))
+    with pytest.raises(InputError, match="is there already"):
+        quantize("base", folder)
+    engine = create_engine("vllm", model=str(folder), adapters=list(Registry(registry).adapters())[:1])
+    offers = [ProductOffer(id=str(i), category="Shoes", title=o.title) for i, o in enumerate(LABELS)]
+    alone, adapted = (Extractor(engine, SHOES, adapter=name).extract(offers) for name in (None, "shoes@1"))
+    engine.close()
+    assert engine.model == "small@1" and [r.to_dict()["attributes"] for r in alone] != [
+        r.to_dict()["attributes"] for r in adapted
+    ]
+    # rounding may move a near tie
+    assert (
+        sum(r.attributes["Brand"][0].value == o.attributes["Brand"][0] for r, o in zip(adapted, LABELS, strict=True))
+        >= 3
+    )

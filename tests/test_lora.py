@@ -133,6 +133,16 @@ def test_batches_pass_over_all_labels_and_are_the_same_for_a_seed(tokenizer):
     assert len(found[0]) == 12 and found[0] == found[1] != found[2]
 
 
+def test_paraphrases_ask_half_of_the_time_after_the_first_pass(tokenizer):
+    own, other = (
+        make_extractor(ScriptedEngine(), load_settings(template=t, k=0, calibration="none"), [SHOES], LABELS)
+        for t in ("extract", "extract-zh")
+    )
+    passes = list(batches(own, tokenizer, LABELS, epochs=21, batch=4, paraphrases=[other], seed=1))
+    chinese = [sum("原样复制" in tokenizer.decode(e.input_ids) for e in batch) for batch in passes]
+    assert chinese[0] == 0 and 25 <= sum(chinese) <= 55
+
+
 # --- training ---------------------------------------------------------------------------------------------------------
 
 QUICK = Recipe(epochs=1, batch=2, rank=4)
@@ -276,10 +286,17 @@ def test_merged_adapters_add_up_and_say_what_it_costs(tmp_path):
     assert [row[:2] for row in rows] == [("shoes@1", 4), ("mugs@1", 2)]
     with pytest.raises(InputError, match="takes two adapters or more"):
         merge(both[:1], settings, tmp_path / "home")
-    with pytest.raises(InputError, match="of different names"):
+    with pytest.raises(InputError, match="each once"):
         merge([both[0], both[0]], settings, tmp_path / "home")
+    again = open_adapter(trained(tmp_path / "shoes", seed=1)[0])
+    folder, card = merge([both[0], again], settings, tmp_path / "mean")  # two seeds of the same labels
+    means, two = updates(folder), updates(again.folder)
+    for name, update in means.items():
+        torch.testing.assert_close(update, (one[name] + two[name]) / 2, atol=1e-5, rtol=1e-3)
+    assert card.labels == len(read_labelled(folder / "labels.jsonl")) == 4 and card.schemas.keys() == {"Shoes"}
     with pytest.raises(InputError, match="'Shoes' is served by shoes@1 already"):
-        merge([both[0], open_adapter(trained(tmp_path / "boots")[0])], settings, tmp_path / "home")
+        boots, _ = tune(LABELS[:2], [SHOES], settings, tmp_path / "boots", QUICK, report="none")
+        merge([both[0], open_adapter(boots)], settings, tmp_path / "home")
 
 
 def test_a_search_spends_its_budget_and_goes_on_where_it_was(tmp_path):

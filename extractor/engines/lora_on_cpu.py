@@ -14,12 +14,15 @@ import torch
 
 def install() -> None:
     """Put them in the place of vLLM's, in this process."""
+    from vllm.lora.layers import base_linear
     from vllm.lora.ops.torch_ops import lora_ops
     from vllm.lora.punica_wrapper import punica_cpu
 
     for module in (lora_ops, punica_cpu):
         for function in (bgmv_shrink, bgmv_expand, bgmv_expand_slice):
             setattr(module, function.__name__, function)
+    # vLLM asks a layer's weight where it is; one in 8 bits has packed it away.
+    base_linear._get_lora_device = lambda layer: torch.device("cpu")
 
 
 class _Plan:
