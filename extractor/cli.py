@@ -22,6 +22,7 @@ from rich.table import Table
 from typer.core import TyperGroup
 
 from extractor.adapters_cli import app as adapters_app
+from extractor.batch_cli import app as batch_app
 from extractor.config import load_settings, open_extractor
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
@@ -69,6 +70,7 @@ schema_app = typer.Typer(no_args_is_help=True, help="Check schemas, export them 
 app.add_typer(schema_app, name="schema")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(adapters_app, name="adapters")
+app.add_typer(batch_app, name="batch")
 
 
 @app.callback()

@@ -7,6 +7,7 @@
     │   ├── DemonstrationError  a labelled offer whose values are not in its own text
     │   ├── AdapterError        adapter weights that do not belong to this base model
     │   └── MissingExtraError   a package of an optional extra is not installed
+    ├── StorageError            a folder that cannot be written: full, read-only, gone
     └── EngineError             the model cannot answer; `retryable` says whether trying again can help
         ├── ModelNotFoundError  no model where `--model` points
         └── EngineUnavailable   a server that does not answer, or answers that it is overloaded
@@ -51,6 +52,12 @@ class MissingExtraError(InputError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"{package} is not installed; install it with: pip install 'shelfwise[{extra}]'")
+
+
+class StorageError(ShelfwiseError):
+    """A folder that cannot be written any more. What was finished before is whole."""
+
+    retryable = True
 
 
 class EngineError(ShelfwiseError):

@@ -33,13 +33,17 @@ class OfferReader:
     """Iterates over the offers of a file; a row that is no offer is a Failure with its line, and the next row goes on.
 
     Raises InputError for what concerns the whole file: missing, empty, of another format or encoding, without a title
-    column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB.
+    column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files that are
+    read together share `seen`; `prefix` then tells their rows without an id apart.
     """
 
-    def __init__(self, source: str | Path, columns: Columns | None = None) -> None:
+    def __init__(
+        self, source: str | Path, columns: Columns | None = None, seen: set[int] | None = None, prefix: str = ""
+    ) -> None:
         self.source, self.columns = source, columns or Columns()
         self.rows = 0
-        self._seen: set[int] = set()
+        self._seen: set[int] = set() if seen is None else seen
+        self._prefix = prefix
         self._path: Path | None = None if str(source) == "-" else Path(source)
         self._size = 0
         self._done: int | None = None
@@ -78,14 +82,14 @@ class OfferReader:
                 try:
                     row = json.loads(raw.decode("utf-8"))
                 except UnicodeDecodeError as error:
-                    yield _bad_row(number, f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8")
+                    yield self._bad_row(number, f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8")
                 except (json.JSONDecodeError, RecursionError) as error:
-                    yield _bad_row(number, f"not JSON: {error}")
+                    yield self._bad_row(number, f"not JSON: {error}")
                 else:
                     if isinstance(row, dict):
                         yield self._offer(number, row)
                     else:
-                        yield _bad_row(number, f"a JSON {type(row).__name__}, not an object")
+                        yield self._bad_row(number, f"a JSON {type(row).__name__}, not an object")
 
     def _csv(self) -> Iterator[ProductOffer | Failure]:
         assert self._path is not None
@@ -101,9 +105,11 @@ class OfferReader:
                     self.rows += 1
                     number = reader.line_num
                     if None in row:
-                        yield _bad_row(number, f"more fields than the {len(reader.fieldnames or [])} of the header")
+                        yield self._bad_row(
+                            number, f"more fields than the {len(reader.fieldnames or [])} of the header"
+                        )
                     elif any(_SURROGATES & set(v) for v in row.values() if v):
-                        yield _bad_row(number, "not UTF-8; save the file as UTF-8")
+                        yield self._bad_row(number, "not UTF-8; save the file as UTF-8")
                     else:
                         yield self._offer(number, row)
             except csv.Error as error:
@@ -144,9 +150,9 @@ class OfferReader:
     def _offer(self, number: int, row: dict[str, Any]) -> ProductOffer | Failure:
         c = self.columns
         identity = row.get(c.id)
-        identity = f"line-{number}" if identity is None or identity == "" else str(identity)
+        identity = f"{self._prefix}line-{number}" if identity is None or identity == "" else str(identity)
         if row.get(c.title) is None:
-            return _bad_row(number, f"no {c.title!r}", identity)
+            return self._bad_row(number, f"no {c.title!r}", identity)
         try:
             offer = ProductOffer(
                 id=identity,
@@ -155,12 +161,16 @@ class OfferReader:
                 category=row.get(c.category) or None,
             )
         except ValidationError as error:
-            return _bad_row(number, explain(error), identity)
+            return self._bad_row(number, explain(error), identity)
         key = hash(identity)
         if key in self._seen:
             return _failure("duplicate_id", f"line {number}: an earlier offer has the id {identity!r}", identity, offer)
         self._seen.add(key)
         return offer
+
+    def _bad_row(self, number: int, problem: str, identity: str | None = None) -> Failure:
+        identity = identity or f"{self._prefix}line-{number}"
+        return _failure("invalid_offer", f"{self._prefix}line {number}: {problem}", identity)
 
 
 _SURROGATES = {chr(c) for c in range(0xDC80, 0xDD00)}
@@ -169,10 +179,6 @@ _SURROGATES = {chr(c) for c in range(0xDC80, 0xDD00)}
 def _refuse_utf16(source: str | Path, start: bytes) -> None:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise InputError(f"{source}: UTF-16; convert it first: iconv -f UTF-16 -t UTF-8 {source}")
-
-
-def _bad_row(number: int, problem: str, identity: str | None = None) -> Failure:
-    return _failure("invalid_offer", f"line {number}: {problem}", identity or f"line-{number}")
 
 
 def _failure(reason: FailureReason, message: str, identity: str, offer: ProductOffer | None = None) -> Failure:

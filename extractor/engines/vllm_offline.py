@@ -86,6 +86,7 @@ class VllmEngine:
     def generate(self, requests: list[GenerationRequest]) -> list[Generation]:
         from vllm import SamplingParams
         from vllm.sampling_params import StructuredOutputsParams
+        from vllm.v1.engine.exceptions import EngineDeadError, EngineGenerateError
 
         generations: list[Generation | None] = [None] * len(requests)
         prompts, parameters, adapters, places = [], [], [], []
@@ -109,7 +110,10 @@ class VllmEngine:
             adapters.append(self._lora[request.adapter])
             places.append(place)
         if prompts:
-            outputs = self._llm.generate(prompts, parameters, lora_request=adapters, use_tqdm=False)
+            try:
+                outputs = self._llm.generate(prompts, parameters, lora_request=adapters, use_tqdm=False)
+            except (EngineDeadError, EngineGenerateError) as error:
+                raise EngineError(f"vLLM's engine died: {error}") from error
             for place, output in zip(places, outputs, strict=True):
                 generations[place] = _generation(output)
         return [g for g in generations if g is not None]

@@ -1,0 +1,242 @@
+"""`shelfwise batch`: durable jobs."""
+
+import json
+import time
+from collections.abc import Callable
+from contextlib import ExitStack
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.live import Live
+
+from extractor.errors import InputError
+from extractor.io import open_writer
+from extractor.job import Counts, Job, Manifest, create, open_job
+from extractor.options import (
+    Adapter,
+    Adapters,
+    BaseUrl,
+    Calibration,
+    Choice,
+    Demonstrations,
+    Engine,
+    Grounding,
+    K,
+    Known,
+    Model,
+    Order,
+    Template,
+)
+from extractor.progress import facts, reporting, table
+
+app = typer.Typer(
+    no_args_is_help=True, help="Jobs that survive anything: every offer ends in a record or a dead letter."
+)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
+Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
+Patience = Annotated[float, typer.Option(min=0, help="Seconds that a server may stay away.")]
+Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
+
+
+@app.command()
+def run(
+    context: typer.Context,
+    offers: Annotated[list[str], typer.Argument(help="JSONL, CSV or Parquet files, folders or globs of them.")],
+    out: Annotated[Path, typer.Option(help="The job's folder.")],
+    schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
+    attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
+    demonstrations: Demonstrations = None,
+    reuse: Annotated[
+        list[Path] | None, typer.Option(help="An earlier job: what it knows is not extracted again. Several times.")
+    ] = None,
+    k: K = None,
+    choice: Choice = None,
+    order: Order = None,
+    known: Known = None,
+    template: Template = None,
+    grounding: Grounding = None,
+    truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
+    calibration: Calibration = None,
+    engine: Engine = None,
+    model: Model = None,
+    adapter: Adapter = None,
+    adapters: Adapters = None,
+    base_url: BaseUrl = None,
+    concurrency: Annotated[int | None, typer.Option(help="Requests under way at a server. (default: 64)")] = None,
+    chunk: Annotated[int | None, typer.Option(min=1, help="Offers of a part. (default: 512)")] = None,
+    id_column: Annotated[str, typer.Option(help="Column or key of the id.")] = "id",
+    title_column: Annotated[str, typer.Option(help="… of the title.")] = "title",
+    description_column: Annotated[str, typer.Option(help="… of the description.")] = "description",
+    category_column: Annotated[str, typer.Option(help="… of the category.")] = "category",
+    retries: Retries = 10_000,
+    patience: Patience = 600.0,
+    progress: Shown = "live",
+) -> None:
+    """Begin a job and work on it."""
+    from extractor.batch import files_of
+    from extractor.config import Settings, load_settings
+
+    settings = load_settings(**{name: context.params.get(name) for name in Settings.model_fields})
+    if schema and attributes:
+        raise InputError("--schema and --attributes both say what to extract; give one of them")
+    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_defaults=True)
+    columns = {"id": id_column, "title": title_column, "description": description_column, "category": category_column}
+    manifest = Manifest(
+        sources=[str(f.resolve()) for f in files_of(offers)],
+        columns=columns,
+        schema_path=str(schema.resolve()) if schema else None,
+        attributes=attributes,
+        demonstrations=str(demonstrations.resolve()) if demonstrations else None,
+        settings=given,
+        part=settings.chunk,
+        prints={},
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    opened, prints = _ready(manifest)
+    with create(out, manifest.model_copy(update={"prints": prints})) as job:
+        _work(job, opened, reuse or [], retries, patience, progress)
+
+
+@app.command()
+def resume(
+    job: Folder,
+    accept_changes: Annotated[
+        bool, typer.Option("--accept-changes", help="Go on though something has changed, and remember what.")
+    ] = False,
+    reuse: Annotated[list[Path] | None, typer.Option(help="As of run.")] = None,
+    retries: Retries = 10_000,
+    patience: Patience = 600.0,
+    progress: Shown = "live",
+) -> None:
+    """Go on with a job where it was stopped."""
+    with open_job(job) as opened:
+        _work(opened, _unchanged(opened, accept_changes), reuse or [], retries, patience, progress)
+
+
+@app.command()
+def retry(job: Folder, retries: Retries = 10_000, patience: Patience = 600.0, progress: Shown = "live") -> None:
+    """Extract the dead letters that are offers once more."""
+    from extractor.batch import retry as again
+
+    with open_job(job) as opened, ExitStack() as stack:
+        report = stack.enter_context(reporting(progress, opened.counts(), errors))
+        counts = again(
+            opened, _unchanged(opened, False), retries=retries, patience=patience, report=report, say=errors.print
+        )
+    _finish(job, counts)
+
+
+@app.command()
+def status(
+    job: Folder,
+    watch: Annotated[bool, typer.Option("--watch", help="Until the job is finished.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
+) -> None:
+    """Where a job stands."""
+    with open_job(job) as opened:
+        if as_json:
+            print(json.dumps(facts(opened.counts())))
+            return
+        with Live(table(facts(opened.counts())), console=Console(), auto_refresh=False) as live:
+            while watch and not opened.counts().finished:
+                time.sleep(1)
+                live.update(table(facts(opened.counts())), refresh=True)
+            live.update(table(facts(opened.counts())), refresh=True)
+
+
+@app.command()
+def export(
+    job: Folder,
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
+    dead: Annotated[bool, typer.Option("--dead/--no-dead", help="With the dead letters, as failures.")] = True,
+) -> None:
+    """Write a job's records, and its dead letters, to one file."""
+    with open_job(job) as opened:
+        manifest = opened.manifest
+        names = list(dict.fromkeys(a.name for s in _schemas(manifest) for a in s.attributes))
+        with open_writer(out, names) as writer:
+            for record in opened.records():
+                writer.write([record])
+            if dead:
+                for letter in opened.letters():
+                    writer.write([letter.failure])
+        counts = opened.counts()
+    if not counts.finished:
+        errors.print(f"the job is not finished: {counts.rows} rows so far; shelfwise batch resume {job}")
+
+
+def _schemas(manifest: Manifest) -> list[Any]:
+    from extractor.prompts import PROMPTS
+    from extractor.schema import AttributeSchema, load_schemas
+
+    if manifest.attributes is not None:
+        return [AttributeSchema.from_names(manifest.attributes.split(","))]
+    return load_schemas(Path(manifest.schema_path) if manifest.schema_path else PROMPTS / "schemas")
+
+
+def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
+    """What opens the job's extractor, and what its records depend on today."""
+    from extractor.batch import files_of, prints
+    from extractor.config import load_settings, open_extractor
+    from extractor.demonstrations import check_demonstrations
+    from extractor.io import read_labelled
+
+    settings, schemas = load_settings(**manifest.settings), _schemas(manifest)
+    shown = read_labelled(Path(manifest.demonstrations)) if manifest.demonstrations else []
+    check_demonstrations(shown, schemas)
+    return partial(open_extractor, settings, schemas, shown), prints(
+        files_of(manifest.sources), settings, schemas, shown
+    )
+
+
+def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
+    opened, prints = _ready(job.manifest)
+    changed = job.changed(prints)
+    if any(name.startswith("input ") for name in changed):
+        files = ", ".join(n.removeprefix("input ") for n in changed if n.startswith("input "))
+        raise InputError(
+            f"{job.folder}: the input has changed: {files}; begin a new job, which takes from this one what it knows: "
+            f"shelfwise batch run … --reuse {job.folder}"
+        )
+    if changed and not accept:
+        raise InputError(
+            f"{job.folder}: changed since the job was made: {', '.join(changed)}; put it back, or go on with --accept-changes"
+        )
+    if changed:
+        job.accept(prints)
+    return opened
+
+
+def _work(job: Job, opened: Callable[[], Any], reuse: list[Path], retries: int, patience: float, progress: str) -> None:
+    from extractor.batch import work
+
+    with ExitStack() as stack:
+        others = [stack.enter_context(open_job(folder)) for folder in reuse]
+        report = stack.enter_context(reporting(progress, job.counts(), errors))
+        try:
+            counts = work(
+                job, opened, reuse=others, retries=retries, patience=patience, report=report, say=errors.print
+            )
+        except KeyboardInterrupt:
+            errors.print(f"interrupted; go on with: shelfwise batch resume {job.folder}")
+            raise typer.Exit(130) from None
+    _finish(job.folder, counts)
+
+
+def _finish(folder: Path, counts: Counts) -> None:
+    reasons = ", ".join(f"{n} {reason}" for reason, n in counts.reasons.items())
+    errors.print(
+        f"{counts.rows} rows: {counts.records} records ({counts.reused} known already), {counts.dead} dead letters"
+        + (f": {reasons}" if reasons else "")
+    )
+    errors.print(
+        f"next: shelfwise batch export {folder} --out records.jsonl"
+        + (f"; shelfwise batch retry {folder}" if counts.dead else "")
+    )
+    raise typer.Exit(1 if counts.dead else 0)

@@ -1,0 +1,103 @@
+"""An extractor that survives its engine and its offers, for jobs that must come to an end.
+
+What breaks a call is halved until it stands alone, so that one poisonous offer takes none of its neighbours along; an engine that
+died is started again; a server that is down is waited for.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, ExitStack, suppress
+from typing import Self
+
+from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.extract import Extractor
+from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
+
+Opened = Callable[[], AbstractContextManager[Extractor]]
+Outcome = tuple[Extraction | Failure, int]  # and how often it was asked for
+LONGEST_WAIT = 60.0  # seconds between two calls to a server that is down
+
+
+class Workshop:
+    """`opened` starts an extractor with an engine, and again after that has died. `spend` is told why anything is tried again,
+    and may raise; `say` hears what a person should know; `patience` is how many seconds a server may stay away."""
+
+    def __init__(
+        self, opened: Opened, spend: Callable[[str], None], say: Callable[[str], None], patience: float
+    ) -> None:
+        self._opened, self._spend, self._say, self._patience = opened, spend, say, patience
+        self._stack = ExitStack()
+        self._extractor: Extractor | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    @property
+    def extractor(self) -> Extractor:
+        if self._extractor is None:
+            self._extractor = self._stack.enter_context(self._opened())
+        return self._extractor
+
+    def extract(self, offers: Sequence[ProductOffer], attempt: int = 1) -> list[Outcome]:
+        """Raises InputError, EngineError where no engine starts, EngineUnavailable where a server stays away."""
+        if not offers:
+            return []
+        extractor = self.extractor
+        try:
+            return [(record, attempt) for record in self._patiently(extractor, offers)]
+        except (InputError, EngineUnavailable):
+            raise
+        except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
+            died, reason = isinstance(error, EngineError), f"{type(error).__name__}: {error}"
+        if died:
+            self._close(reason)
+        if died and attempt == 1:  # engines die by chance too
+            self._spend(reason)
+            return self.extract(offers, attempt + 1)
+        if len(offers) == 1:
+            return [(_broken(offers[0], reason), attempt)]
+        self._spend(reason)
+        middle = len(offers) // 2
+        return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)
+
+    def _patiently(self, extractor: Extractor, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
+        wait, waited = 1.0, 0.0
+        while True:
+            try:
+                return extractor.extract(offers)
+            except EngineUnavailable as error:
+                if waited + wait > self._patience:
+                    raise
+                self._say(f"{error}; trying again in {wait:.0f} s")
+            time.sleep(wait)
+            waited, wait = waited + wait, min(2 * wait, LONGEST_WAIT)
+
+    def _close(self, reason: str) -> None:
+        self._say(f"the engine died, and is started again: {reason}")
+        with suppress(Exception):  # it may not even close
+            self._stack.close()
+        self._extractor = None
+
+    def prompt(self, offer: ProductOffer) -> list[dict[str, str]] | None:
+        """What the engine is asked about an offer; None where nothing can be."""
+        schema = self.extractor.schema_for(offer)
+        with suppress(Exception):  # an offer may be poisonous to its own prompt
+            return (
+                [{"role": m["role"], "content": m["content"]} for m in self.extractor.prompt(offer, schema)]
+                if schema
+                else None
+            )
+        return None
+
+
+def _broken(offer: ProductOffer, reason: str) -> Failure:
+    return Failure(
+        offer_id=offer.id,
+        category=offer.category,
+        title=offer.title,
+        description=offer.description,
+        failure=FailureDetail(reason="engine_error", message=reason),
+    )

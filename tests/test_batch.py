@@ -1,0 +1,474 @@
+"""Durable jobs: every row ends once, in a record or a dead letter, whatever is killed, poisonous, full or changed."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pytest
+from conftest import run_cli
+
+from extractor import AttributeSchema, Extractor
+from extractor.batch import files_of, prints, retry, work
+from extractor.config import load_settings
+from extractor.engines.scripted import ScriptedEngine, first_words
+from extractor.errors import EngineError, EngineUnavailable, InputError, StorageError
+from extractor.job import MANIFEST, PARTS, Manifest, create, open_job
+from extractor.prompts import PROMPTS
+
+SCHEMA = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
+COLUMNS = {"id": "id", "title": "title", "description": "description", "category": "category"}
+
+
+def offers(n: int, first: int = 0) -> list[str]:
+    return [
+        json.dumps({"id": str(i), "category": "Shoes", "title": f"Brand{i} Loafer"}) for i in range(first, first + n)
+    ]
+
+
+def made(tmp_path: Path, lines: list[str], name: str = "job", part: int = 8):
+    """A job over these lines, not begun."""
+    source = tmp_path / "offers.jsonl"
+    source.write_text("".join(line + "\n" for line in lines))
+    settings = load_settings(engine="scripted", chunk=part)
+    manifest = Manifest(
+        sources=[str(source)],
+        columns=COLUMNS,
+        schema_path=None,
+        attributes="Brand,Color",
+        demonstrations=None,
+        settings={"engine": "scripted"},
+        part=part,
+        prints=prints([source], settings, [SCHEMA], []),
+        created="",
+    )
+    return create(tmp_path / name, manifest)
+
+
+def opener(script=first_words, engines=None):
+    """What opens an extractor; `engines` collects those that were started."""
+
+    @contextmanager
+    def opened():
+        engine = ScriptedEngine(script)
+        if engines is not None:
+            engines.append(engine)
+        yield Extractor(engine, [SCHEMA])
+
+    return opened
+
+
+def poisonous(request):
+    """Breaks on an offer that says so, and on any batch with it."""
+    if "POISON" in request.messages[-1]["content"]:
+        raise RuntimeError("a number that is none")
+    return first_words(request)
+
+
+def once(job, n: int) -> tuple[list[str], list[str]]:
+    """Ids of the records and of the dead letters, after checking that they are n in all and that each is there once."""
+    records, dead = [r.offer_id for r in job.records()], [letter.failure.offer_id for letter in job.letters()]
+    counts = job.counts()
+    assert (counts.rows, counts.records, counts.dead) == (n, len(records), len(dead))
+    assert len({*records, *dead}) == len(records) + len(dead) == n
+    return records, dead
+
+
+# --- the whole way ----------------------------------------------------------------------------------------------------
+
+
+def test_a_job_gives_what_extract_gives_and_counts_add_up(tmp_path):
+    common = ("--schema", str(PROMPTS / "schemas"), "--engine", "scripted")
+    samples, folder = str(PROMPTS / "samples" / "catalogue.jsonl"), str(tmp_path / "job")
+    done = run_cli("batch", "run", samples, *common, "--out", folder, "--chunk", "20", "--progress", "json")
+    assert (
+        done.returncode == 1 and "72 rows: 71 records (0 known already), 1 dead letters: 1 invalid_offer" in done.stderr
+    )
+    lines = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert [line["rows"] for line in lines] == [20, 40, 60, 72] and lines[-1]["records_per_s"] > 0
+    status = json.loads(run_cli("batch", "status", folder, "--json").stdout)
+    assert status["rows"] == status["records"] + status["dead"] == status["total"] == 72 and status["finished"]
+    assert "72" in run_cli("batch", "status", folder).stdout
+    assert run_cli("batch", "resume", folder).returncode == 1  # nothing is left to do, and a dead letter is there
+    plain = run_cli("extract", samples, *common).stdout.splitlines()
+    exported = run_cli("batch", "export", folder).stdout.splitlines()
+
+    def bare(lines):
+        rows = [json.loads(line) for line in lines]
+        for row in rows:
+            row["provenance"] = None
+        return sorted(rows, key=lambda row: row["offer_id"])
+
+    assert bare(exported) == bare(plain)
+    assert len(run_cli("batch", "export", folder, "--no-dead").stdout.splitlines()) == 71
+    run_cli("batch", "export", folder, "--out", str(tmp_path / "records.parquet"))
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(tmp_path / "records.parquet").num_rows == 72
+    again = run_cli("batch", "run", samples, *common, "--out", folder)
+    assert again.returncode == 2 and f"shelfwise batch resume {folder}" in again.stderr
+    with open_job(Path(folder)) as job:
+        (letter,) = job.letters()
+        assert letter.attempts == 1 and letter.failure.failure.message.startswith("line ")
+
+
+def test_files_folders_and_globs_are_one_input_with_unique_ids(tmp_path):
+    (tmp_path / "in").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "in" / f"{name}.jsonl").write_text(
+            '{"title": "Velmora Loafer"}\n{"id": "7", "title": "Oskella Boot"}\n'
+        )
+    (tmp_path / "in" / "notes.txt").write_text("no offers")
+    both = [tmp_path / "in" / "a.jsonl", tmp_path / "in" / "b.jsonl"]
+    assert (
+        files_of([str(tmp_path / "in")])
+        == files_of([f"{tmp_path}/in/*.jsonl"])
+        == files_of([*map(str, both), str(both[0])])
+        == both
+    )
+    with pytest.raises(InputError, match="no such file"):
+        files_of([f"{tmp_path}/in/*.csv"])
+    job = str(tmp_path / "job")
+    run_cli("batch", "run", str(tmp_path / "in"), "--attributes", "Brand", "--engine", "scripted", "--out", job)
+    with open_job(Path(job)) as opened:
+        assert [r.offer_id for r in opened.records()] == ["a.jsonl:line-1", "7", "b.jsonl:line-1"]
+        (letter,) = opened.letters()
+        assert letter.failure.failure.reason == "duplicate_id" and letter.row == 3
+    assert run_cli("batch", "retry", job).returncode == 1  # what is no offer of its own stays dead
+
+
+# --- poison, death, patience ------------------------------------------------------------------------------------------
+
+
+def test_poisonous_and_damaged_offers_alone_are_dead_letters(tmp_path):
+    rng = random.Random(3)
+    lines, wrong = offers(3_000), set()
+    for i in rng.sample(range(3_000), 45):
+        wrong.add(i)
+        lines[i] = lines[i][:-9] if len(wrong) <= 30 else lines[i].replace("Loafer", f"POISON {i}")
+    with made(tmp_path, lines, part=256) as job:
+        work(job, opener(poisonous))
+        letters = list(job.letters())
+        assert {letter.row for letter in letters} == wrong
+        assert job.counts().reasons == {"invalid_offer": 30, "engine_error": 15}
+        broken = [letter for letter in letters if letter.failure.failure.reason == "engine_error"]
+        assert all("a number that is none" in letter.failure.failure.message for letter in broken)
+        assert all("POISON" in letter.prompt[-1]["content"] and letter.attempts > 1 for letter in broken)
+        once(job, 3_000)
+        counts = retry(job, opener())  # what was poisonous is no longer
+        assert counts.records == 2_970 and counts.reasons == {"invalid_offer": 30}
+        once(job, 3_000)
+        assert retry(job, opener()).records == 2_970  # and has nothing to do any more
+
+
+def test_a_letter_that_dies_again_counts_its_attempts(tmp_path):
+    with made(tmp_path, [offers(1)[0].replace("Loafer", "POISON")]) as job:
+        work(job, opener(poisonous))
+        first = next(job.letters()).attempts
+        retry(job, opener(poisonous))
+        assert next(job.letters()).attempts == first + 1
+        assert once(job, 1) == ([], ["0"])
+
+
+def test_an_engine_that_dies_is_started_again_and_its_chunk_repeated(tmp_path):
+    engines, said, calls = [], [], []
+
+    def script(request):
+        calls.append(1)
+        if len(calls) == 12:
+            raise EngineError("out of memory")
+        return first_words(request)
+
+    with made(tmp_path, offers(20)) as job:
+        work(job, opener(script, engines), say=said.append)
+        assert len(engines) == 2 and once(job, 20)[1] == []
+    assert said == ["the engine died, and is started again: EngineError: out of memory"]
+
+
+def test_an_offer_that_kills_engines_is_found(tmp_path):
+    def script(request):
+        if "Brand5 " in request.messages[-1]["content"]:
+            raise EngineError("segmentation fault")
+        return first_words(request)
+
+    engines = []
+    with made(tmp_path, offers(16)) as job:
+        work(job, opener(script, engines))
+        assert once(job, 16)[1] == ["5"] and len(engines) <= 8
+
+
+def test_a_server_that_is_down_is_waited_for_but_not_for_ever(tmp_path, monkeypatch):
+    slept, said, calls = [], [], []
+    monkeypatch.setattr("time.sleep", lambda seconds: slept.append(seconds) if seconds else None)
+
+    def script(request):
+        calls.append(1)
+        if len(calls) < 5:
+            raise EngineUnavailable("no answer from the server")
+        return first_words(request)
+
+    with made(tmp_path, offers(10)) as job:
+        work(job, opener(script), say=said.append)
+        assert slept == [1, 2, 4, 8] and once(job, 10)[1] == []
+        assert said[1] == "no answer from the server; trying again in 2 s"
+
+    def down(request):
+        raise EngineUnavailable("no answer from the server")
+
+    with made(tmp_path, offers(10), "other") as job:
+        with pytest.raises(EngineUnavailable):
+            work(job, opener(down), patience=20)
+        work(job, opener())
+        once(job, 10)
+
+
+def test_retries_of_a_job_have_a_budget(tmp_path):
+    lines = [line.replace("Loafer", "POISON") for line in offers(40)]
+    with made(tmp_path, lines) as job:
+        with pytest.raises(
+            InputError, match=r"all 10 retries are spent, the last on: RuntimeError: a number.*--retries 20"
+        ):
+            work(job, opener(poisonous), retries=10)
+        assert job.counts().rows == 8  # the first part took seven
+        work(job, opener(poisonous), retries=100)
+        assert len(once(job, 40)[1]) == 40
+
+
+# --- what is known already --------------------------------------------------------------------------------------------
+
+
+def counting(script=first_words):
+    seen = []
+    return seen, opener(lambda request: seen.append(1) or script(request))
+
+
+def test_the_same_offer_is_extracted_once(tmp_path):
+    lines = [json.dumps({"id": str(i), "category": "Shoes", "title": f"Brand{i % 5} Loafer"}) for i in range(40)]
+    seen, opened = counting()
+    with made(tmp_path, lines, part=16) as job:
+        counts = work(job, opened)
+        assert len(seen) == 5 and counts.reused == 35
+        assert once(job, 40)[0] == [str(i) for i in range(40)]
+        assert [r.attributes["Brand"][0].value for r in job.records()] == [f"Brand{i % 5}" for i in range(40)]
+
+
+def test_a_feed_of_which_little_changed_costs_little(tmp_path):
+    with made(tmp_path, offers(100)) as old:
+        work(old, opener())
+    changed = offers(100)
+    changed[50:52] = offers(2, first=500)
+    seen, opened = counting()
+    with open_job(tmp_path / "job") as old, made(tmp_path, changed, "new") as job:
+        assert work(job, opened, reuse=[old]).reused == 98 and len(seen) == 2
+        once(job, 100)
+
+
+def test_what_changed_is_refused_or_remembered(tmp_path):
+    schema = tmp_path / "shoes.yaml"
+    schema.write_text("category: Shoes\nattributes:\n  - name: Brand\n")
+    source, job = tmp_path / "offers.jsonl", str(tmp_path / "job")
+    source.write_text("".join(line + "\n" for line in offers(4)))
+    run_cli("batch", "run", str(source), "--schema", str(schema), "--engine", "scripted", "--out", job)
+    schema.write_text("category: Shoes\nattributes:\n  - name: Color\n")
+    refused = run_cli("batch", "resume", job)
+    assert refused.returncode == 2 and "changed since the job was made: schema Shoes" in refused.stderr
+    assert run_cli("batch", "resume", job, "--accept-changes").returncode == 0
+    (change,) = json.loads((tmp_path / "job" / MANIFEST).read_text())["changes"]
+    assert change["what"] == "schema Shoes" and change["was"] != change["is"]
+    assert run_cli("batch", "resume", job).returncode == 0
+    source.write_text("".join(line + "\n" for line in offers(5)))
+    refused = run_cli("batch", "resume", job, "--accept-changes")
+    assert refused.returncode == 2 and "the input has changed" in refused.stderr and f"--reuse {job}" in refused.stderr
+
+
+def test_secrets_stay_out_of_the_manifest(tmp_path, monkeypatch):
+    monkeypatch.setenv("SHELFWISE_API_KEY", "sk-secret")
+    source = tmp_path / "offers.jsonl"
+    source.write_text(offers(1)[0])
+    run_cli(
+        "batch", "run", str(source), "--attributes", "Brand", "--engine", "scripted", "--out", str(tmp_path / "job")
+    )
+    assert "sk-secret" not in (tmp_path / "job" / MANIFEST).read_text()
+
+
+# --- crashes ----------------------------------------------------------------------------------------------------------
+
+
+class Crash(BaseException):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # the lock of who crashed
+def test_a_crash_at_any_line_leaves_a_part_or_no_trace(tmp_path):
+    """The process ends at the n-th line of extractor/job.py, for every n until a job gets through."""
+    lines = [*offers(5), "{broken"]
+    reached = 0
+
+    def crashing(at):
+        count = 0
+
+        def trace(frame, event, arg):
+            nonlocal count
+            if frame.f_code.co_filename.endswith("extractor/job.py"):
+                if event == "line":
+                    count += 1
+                    if count == at:
+                        raise Crash
+                return trace
+            return None
+
+        return trace
+
+    for at in range(1, 2_000):
+        folder = tmp_path / f"job{at}"
+        with made(tmp_path, lines, folder.name, part=3) as job, suppress(Crash):
+            sys.settrace(crashing(at))
+            try:
+                work(job, opener())
+                reached = at
+            finally:
+                sys.settrace(None)
+        kept = {p: p.read_bytes() for p in (folder / PARTS).glob("*.jsonl")} if (folder / PARTS).is_dir() else {}
+        with open_job(folder) as job:
+            counted = job.counts().rows // 3
+            work(job, opener())
+            assert once(job, 6)[1] == ["line-6"], at
+        for path, content in kept.items():
+            if int(path.stem) < counted:
+                assert path.read_bytes() == content, at
+        assert not list(folder.rglob("*.tmp"))
+        if reached:
+            break
+    assert 100 < reached < 2_000
+
+
+WORKER = """
+import sys, time
+from contextlib import contextmanager
+from pathlib import Path
+sys.path.insert(0, "tests")
+from test_batch import SCHEMA, poisonous
+from extractor import Extractor, ProductOffer
+from extractor.batch import work
+from extractor.engines.scripted import ScriptedEngine
+from extractor.job import open_job
+
+Extractor(ScriptedEngine(), [SCHEMA]).extract([ProductOffer(id="0", title="Boot")])  # imports what is slow to import
+
+@contextmanager
+def opened():
+    yield Extractor(ScriptedEngine(poisonous, delay=0.02), [SCHEMA])
+
+with open_job(Path(sys.argv[1])) as job:
+    print("ready", flush=True)
+    work(job, opened)
+"""
+
+
+def survived(tmp_path: Path, kills: int, n: int) -> None:
+    """`kill -9` at random moments, then to the end: n rows, each there once, and finished parts as they were."""
+    lines = offers(n)
+    lines[7], lines[n // 2] = "{", lines[n // 2].replace("Loafer", "POISON")
+    made(tmp_path, lines, part=10)._ledger.close()
+    rng = random.Random(11)
+    kept: dict[int, bytes] = {}
+    for _ in range(kills):
+        process = subprocess.Popen(
+            [sys.executable, "-c", WORKER, str(tmp_path / "job")], stdout=subprocess.PIPE, cwd=PROMPTS.parent
+        )
+        process.stdout.readline()
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(0.0, 0.5))
+            raise AssertionError(f"it ended by itself: {process.returncode}")
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        process.stdout.close()
+        with open_job(tmp_path / "job") as job:
+            numbers = [number for (number,) in job._ledger.execute("SELECT number FROM parts")]
+        now = {number: (tmp_path / "job" / PARTS / f"{number:05d}.jsonl").read_bytes() for number in numbers}
+        assert all(now[number] == content for number, content in kept.items())
+        kept = now
+    with open_job(tmp_path / "job") as job:
+        assert 0 < job.counts().rows < n
+        work(job, opener(poisonous))
+        assert sorted(once(job, n)[1]) == [str(n // 2), "line-8"]
+
+
+def test_killed_at_random_moments_a_job_loses_nothing_and_doubles_nothing(tmp_path):
+    survived(tmp_path, kills=12, n=4_000)
+
+
+def test_two_processes_never_work_on_one_job(tmp_path):
+    with made(tmp_path, offers(4)) as job, job.locked(), open_job(job.folder) as other:
+        with pytest.raises(InputError, match=f"process {os.getpid()} is at work on this job"):
+            work(other, opener())
+        assert other.counts().rows == 0  # looking is allowed
+
+
+def test_a_disk_that_is_full_stops_a_job_that_goes_on_later(tmp_path):
+    made(tmp_path, offers(400), part=100)._ledger.close()
+    limited = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))\n" + WORKER
+    done = subprocess.run(
+        [sys.executable, "-c", limited, str(tmp_path / "job")], capture_output=True, text=True, cwd=PROMPTS.parent
+    )
+    assert "StorageError" in done.stderr and "cannot be written" in done.stderr and "batch resume" in done.stderr
+    with open_job(tmp_path / "job") as job:
+        assert job.counts().rows < 400
+        work(job, opener())
+        assert once(job, 400)[1] == []
+
+
+def test_a_folder_that_is_gone_stops_a_job(tmp_path):
+    with made(tmp_path, offers(40)) as job:
+        gone = tmp_path / "gone"
+
+        def script(request):
+            if job.folder.is_dir() and job.counts().rows == 16:
+                job.folder.rename(gone)
+            return first_words(request)
+
+        with pytest.raises(StorageError, match="cannot be written"):
+            work(job, opener(script))
+    gone.rename(tmp_path / "job")
+    with open_job(tmp_path / "job") as job:
+        work(job, opener())
+        once(job, 40)
+
+
+def test_a_damaged_job_says_so(tmp_path):
+    with pytest.raises(InputError, match=r"no manifest\.json, so there is no job"):
+        open_job(tmp_path)
+    with made(tmp_path, offers(20)) as job:
+        work(job, opener())
+        part = job.folder / PARTS / "00001.jsonl"
+        part.write_bytes(part.read_bytes().replace(b"Brand9", b"Brand0"))
+        with pytest.raises(InputError, match=r"00001\.jsonl: changed since it was written"):
+            list(job.records())
+        part.unlink()
+        with pytest.raises(InputError, match="the ledger names it"):
+            list(job.records())
+        (job.folder / MANIFEST).write_text("{")
+        with pytest.raises(InputError, match=r"manifest\.json: broken"):
+            open_job(job.folder)
+
+
+@pytest.mark.model
+def test_a_job_in_vllm_goes_on_where_it_was_killed(tmp_path):
+    folder, source = tmp_path / "job", str(PROMPTS / "samples" / "catalogue.jsonl")
+    common = (sys.executable, "-m", "extractor", "batch")
+    arguments = ("run", source, "--schema", str(PROMPTS / "schemas"), "--out", str(folder), "--chunk", "8")
+    with subprocess.Popen([*common, *arguments], stderr=subprocess.PIPE, text=True) as process:
+        while len(list((folder / PARTS).glob("*.jsonl"))) < 2 and process.poll() is None:
+            time.sleep(0.1)
+        process.kill()
+        assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    done = run_cli("batch", "resume", str(folder))
+    assert done.returncode == 1 and "72 rows: 71 records" in done.stderr, done.stderr
+    with open_job(folder) as job:
+        assert len(once(job, 72)[0]) == 71
+        assert {r.provenance.engine for r in job.records()} == {"vllm"} and job.counts().cached_tokens > 0
