@@ -467,7 +467,7 @@ def test_a_job_in_vllm_goes_on_where_it_was_killed(tmp_path):
             time.sleep(0.1)
         process.kill()
         assert process.wait() == -signal.SIGKILL, process.stderr.read()
-    done = run_cli("batch", "resume", str(folder))
+    done = run_cli("batch", "resume", str(folder), timeout=600)
     assert done.returncode == 1 and "72 rows: 71 records" in done.stderr, done.stderr
     with open_job(folder) as job:
         assert len(once(job, 72)[0]) == 71
