@@ -38,6 +38,8 @@ app = typer.Typer(
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
+FILES = ("model", "adapter", "adapters", "template", "calibration")  # settings that may be paths
+
 Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
 Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
 Patience = Annotated[float, typer.Option(min=0, help="Seconds that a server may stay away.")]
@@ -85,7 +87,10 @@ def run(
     settings = load_settings(**{name: context.params.get(name) for name in Settings.model_fields})
     if schema and attributes:
         raise InputError("--schema and --attributes both say what to extract; give one of them")
-    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_defaults=True)
+    # All of them, for `resume` may run under other variables; and where things are, from whatever folder.
+    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
+    paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
+    given |= {n: str(p.resolve()) for n, p in paths.items() if p.exists() and (n != "template" or p.suffix)}
     columns = {"id": id_column, "title": title_column, "description": description_column, "category": category_column}
     manifest = Manifest(
         sources=[str(f.resolve()) for f in files_of(offers)],
@@ -230,13 +235,13 @@ def _work(job: Job, opened: Callable[[], Any], reuse: list[Path], retries: int, 
 
 
 def _finish(folder: Path, counts: Counts) -> None:
+    from extractor.batch import NEVER
+
     reasons = ", ".join(f"{n} {reason}" for reason, n in counts.reasons.items())
     errors.print(
         f"{counts.rows} rows: {counts.records} records ({counts.reused} known already), {counts.dead} dead letters"
         + (f": {reasons}" if reasons else "")
     )
-    errors.print(
-        f"next: shelfwise batch export {folder} --out records.jsonl"
-        + (f"; shelfwise batch retry {folder}" if counts.dead else "")
-    )
+    again = f"; shelfwise batch retry {folder}" if set(counts.reasons) - set(NEVER) else ""
+    errors.print(f"next: shelfwise batch export {folder} --out records.jsonl{again}")
     raise typer.Exit(1 if counts.dead else 0)

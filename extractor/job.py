@@ -251,7 +251,7 @@ def create(folder: Path, manifest: Manifest) -> Job:
         raise InputError(f"{folder}: there is a job in it; go on with it: shelfwise batch resume {folder}")
     with _storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
+        if any(path.suffix != ".tmp" for path in folder.iterdir()):  # that of a job whose making was killed
             raise InputError(f"{folder}: is not empty; a job takes a folder of its own")
     _save(folder, manifest)
     return Job(folder, manifest)

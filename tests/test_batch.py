@@ -286,14 +286,19 @@ def test_what_changed_is_refused_or_remembered(tmp_path):
     assert refused.returncode == 2 and "the input has changed" in refused.stderr and f"--reuse {job}" in refused.stderr
 
 
-def test_secrets_stay_out_of_the_manifest(tmp_path, monkeypatch):
+def test_a_job_keeps_its_settings_but_no_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("SHELFWISE_API_KEY", "sk-secret")
+    monkeypatch.setenv("SHELFWISE_K", "3")
     source = tmp_path / "offers.jsonl"
     source.write_text(offers(1)[0])
     run_cli(
         "batch", "run", str(source), "--attributes", "Brand", "--engine", "scripted", "--out", str(tmp_path / "job")
     )
     assert "sk-secret" not in (tmp_path / "job" / MANIFEST).read_text()
+    monkeypatch.delenv("SHELFWISE_K")
+    with open_job(tmp_path / "job") as job:
+        settings = load_settings(**job.manifest.settings)
+        assert settings.k == 3 and settings.api_key == "sk-secret"
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
