@@ -1,0 +1,151 @@
+"""`python -m eval.benchmark batch`: a job against what people do by hand, on the same model, prompts and labelled offers."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, nullcontext
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from eval.baselines.spans import schema_for
+from eval.datasets import load_dataset
+from eval.metrics import Prediction, score, tabulate, tallies
+from eval.predictions import from_answer, from_record
+from extractor import Extractor
+from extractor.batch import work
+from extractor.engines.base import GenerationRequest
+from extractor.engines.models import resolve_model
+from extractor.job import Manifest, create
+
+
+@contextmanager
+def served(model: str) -> Iterator[httpx.Client]:
+    """A client of vLLM's server with this model, on a free port."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(model)]
+    command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
+    command += ["--structured-outputs-config.backend", "guidance", "--dtype", "float32"]
+    command += ["--structured-outputs-config.disable_any_whitespace", "true"]
+    environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"}
+    with (
+        subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process,
+        httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=600, trust_env=False) as client,
+    ):
+        try:
+            while process.poll() is None:
+                try:
+                    if client.get("/health").status_code == 200:
+                        yield client
+                        return
+                except httpx.TransportError:
+                    time.sleep(1)
+            raise RuntimeError(f"the vLLM server ended with status {process.returncode}")
+        finally:
+            process.terminate()
+
+
+def ask(client: httpx.Client, request: GenerationRequest) -> str:
+    """As a script does it, with the schema in `response_format`."""
+    schema = {"name": "record", "schema": _schema(request)}
+    body = {
+        "model": "model",
+        "messages": request.messages,
+        "max_tokens": request.max_tokens,
+        "temperature": 0.0,
+        "response_format": {"type": "json_schema", "json_schema": schema},
+    }
+    answer = client.post("/v1/chat/completions", json=body)
+    answer.raise_for_status()
+    return str(answer.json()["choices"][0]["message"]["content"])
+
+
+def _schema(request: GenerationRequest) -> Any:
+    return json.loads(request.constraint.schema)
+
+
+def batch(
+    data: Annotated[Path, typer.Option(help="A folder of labelled offers; its validation split is used.")],
+    model: str = "base",
+    n: Annotated[int, typer.Option(help="Offers.")] = 261,
+    plain: Annotated[int, typer.Option(help="Of these for the plain loop.")] = 60,
+) -> None:
+    """Records/s and F1 of a plain loop, of 16 requests at once, of `LLM.chat` on the whole list, and of a job."""
+    from eval.benchmark import _requests
+    from extractor.engines.vllm_offline import VllmEngine
+
+    dataset = load_dataset(data, "validation")
+    # Category by category, as the extractor sorts them, so that requests go with offers.
+    offers = sorted(dataset.offers[:n], key=lambda o: schema_for(o, dataset.schemas).fingerprint)
+    requests = _requests(dataset.schemas, offers, grounding="off")
+    found: dict[str, tuple[float, float]] = {}
+
+    def timed(name: str, run: Callable[[], Sequence[Prediction]]) -> None:
+        begin = time.perf_counter()
+        made = run()
+        seconds = time.perf_counter() - begin
+        cells = tabulate(offers[: len(made)], made, dataset.asked)
+        found[name] = len(made) / seconds, score(tallies(cells)["published"]).f1
+        print(f"{name:32} {found[name][0]:7.1f} records/s   F1 {found[name][1]:.1f}", flush=True)
+
+    with served(model) as client:
+        ask(client, requests[0])
+        timed("one request at a time", lambda: [from_answer(ask(client, r)) for r in requests[:plain]])
+        with ThreadPoolExecutor(16) as pool:
+            timed("16 requests at once", lambda: [from_answer(a) for a in pool.map(lambda r: ask(client, r), requests)])
+    engine = VllmEngine(model)
+    extractor = Extractor(engine, dataset.schemas)
+    extractor.extract(offers[:1])
+
+    def by_hand() -> list[Prediction]:
+        from vllm import SamplingParams
+        from vllm.sampling_params import StructuredOutputsParams
+
+        parameters = [
+            SamplingParams(
+                temperature=0.0,
+                max_tokens=r.max_tokens,
+                structured_outputs=StructuredOutputsParams(json=_schema(r)),
+            )
+            for r in requests
+        ]
+        outputs = engine._llm.chat([r.messages for r in requests], parameters, use_tqdm=False)
+        return [from_answer(o.outputs[0].text) for o in outputs]
+
+    def job() -> list[Prediction]:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder) / "offers.jsonl"
+            source.write_text("".join(o.model_dump_json(exclude={"attributes", "absent"}) + "\n" for o in offers))
+            manifest = Manifest(
+                sources=[str(source)],
+                columns={},
+                schema_path=None,
+                attributes=None,
+                demonstrations=None,
+                settings={},
+                part=512,
+                prints={},
+                created="",
+            )
+            with create(Path(folder) / "job", manifest) as made:
+                work(made, lambda: nullcontext(extractor))
+                by_id = {r.offer_id: from_record(r.to_dict()) for r in made.records()}
+                return [by_id.get(o.id, Prediction(failure="engine_error")) for o in offers]
+
+    for name, run in (("LLM.chat on the whole list", by_hand), ("a job", job)):
+        engine._llm.reset_prefix_cache()
+        timed(name, run)
+    engine.close()
+    rates = {name: rate for name, (rate, _) in found.items()}
+    print(f"the job is {rates['a job'] / rates['one request at a time']:.1f} times the plain loop,", end=" ")
+    print(f"{rates['a job'] / rates['LLM.chat on the whole list']:.2f} times LLM.chat")
