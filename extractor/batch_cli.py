@@ -2,8 +2,8 @@
 
 import json
 import time
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -43,6 +43,7 @@ FILES = ("model", "adapter", "adapters", "template", "calibration")  # settings 
 Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
 Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
 Patience = Annotated[float, typer.Option(min=0, help="Seconds that a server may stay away.")]
+Port = Annotated[int | None, typer.Option("--metrics-port", help="Serve Prometheus metrics there.")]
 Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
 
 
@@ -79,9 +80,10 @@ def run(
     retries: Retries = 10_000,
     patience: Patience = 600.0,
     progress: Shown = "live",
+    metrics_port: Port = None,
 ) -> None:
     """Begin a job and work on it."""
-    from extractor.batch import files_of
+    from extractor.batch import files_of, work
     from extractor.config import Settings, load_settings
 
     settings = load_settings(**{name: context.params.get(name) for name in Settings.model_fields})
@@ -104,8 +106,9 @@ def run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     opened, prints = _ready(manifest)
-    with create(out, manifest.model_copy(update={"prints": prints})) as job:
-        _work(job, opened, reuse or [], retries, patience, progress)
+    with create(out, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
+        act = partial(work, job, opened, reuse=others, retries=retries, patience=patience)
+        _work(job, act, progress, metrics_port)
 
 
 @app.command()
@@ -118,23 +121,31 @@ def resume(
     retries: Retries = 10_000,
     patience: Patience = 600.0,
     progress: Shown = "live",
+    metrics_port: Port = None,
 ) -> None:
     """Go on with a job where it was stopped."""
-    with open_job(job) as opened:
-        _work(opened, _unchanged(opened, accept_changes), reuse or [], retries, patience, progress)
+    from extractor.batch import work
+
+    with open_job(job) as opened, _opened(reuse) as others:
+        extractor = _unchanged(opened, accept_changes)
+        act = partial(work, opened, extractor, reuse=others, retries=retries, patience=patience)
+        _work(opened, act, progress, metrics_port)
 
 
 @app.command()
-def retry(job: Folder, retries: Retries = 10_000, patience: Patience = 600.0, progress: Shown = "live") -> None:
+def retry(
+    job: Folder,
+    retries: Retries = 10_000,
+    patience: Patience = 600.0,
+    progress: Shown = "live",
+    metrics_port: Port = None,
+) -> None:
     """Extract the dead letters that are offers once more."""
     from extractor.batch import retry as again
 
-    with open_job(job) as opened, ExitStack() as stack:
-        report = stack.enter_context(reporting(progress, opened.counts(), errors))
-        counts = again(
-            opened, _unchanged(opened, False), retries=retries, patience=patience, report=report, say=errors.print
-        )
-    _finish(job, counts)
+    with open_job(job) as opened:
+        act = partial(again, opened, _unchanged(opened, False), retries=retries, patience=patience)
+        _work(opened, act, progress, metrics_port)
 
 
 @app.command()
@@ -200,6 +211,12 @@ def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
     )
 
 
+@contextmanager
+def _opened(folders: list[Path] | None) -> Iterator[list[Job]]:
+    with ExitStack() as stack:
+        yield [stack.enter_context(open_job(folder)) for folder in folders or []]
+
+
 def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
     opened, prints = _ready(job.manifest)
     changed = job.changed(prints)
@@ -218,16 +235,11 @@ def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
     return opened
 
 
-def _work(job: Job, opened: Callable[[], Any], reuse: list[Path], retries: int, patience: float, progress: str) -> None:
-    from extractor.batch import work
-
-    with ExitStack() as stack:
-        others = [stack.enter_context(open_job(folder)) for folder in reuse]
-        report = stack.enter_context(reporting(progress, job.counts(), errors))
+def _work(job: Job, act: Callable[..., Counts], progress: str, port: int | None) -> None:
+    """Act on the job, show how it goes, and how it ended."""
+    with reporting(progress, job.counts(), errors, port) as report:
         try:
-            counts = work(
-                job, opened, reuse=others, retries=retries, patience=patience, report=report, say=errors.print
-            )
+            counts = act(report=report, say=errors.print)
         except KeyboardInterrupt:
             errors.print(f"interrupted; go on with: shelfwise batch resume {job.folder}")
             raise typer.Exit(130) from None

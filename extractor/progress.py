@@ -1,17 +1,17 @@
-"""Where a job stands: as a table that lives, as lines of JSON, as lines for a log."""
+"""Where a job stands: as a table that lives, as lines of JSON, as lines for a log, and as Prometheus metrics."""
 
 import json
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from extractor.errors import InputError
+from extractor.errors import InputError, MissingExtraError
 from extractor.job import Counts
 
 Shown = Literal["live", "json", "none"]
@@ -55,6 +55,11 @@ NAMES = {
     "seconds_left": "left",
 }
 
+METRICS = {name: word.removeprefix("… ") for name, word in NAMES.items() if name != "dead"} | {
+    "prompt_tokens": "tokens of prompts",
+    "output_tokens": "tokens written",
+}
+
 
 def table(found: dict[str, Any]) -> Table:
     made = Table(show_header=False, box=None)
@@ -75,29 +80,73 @@ def _written(name: str, value: float) -> str:
     return f"{value:.0%}" if name == "prefix_cache" else f"{value:,}"
 
 
+Show = Callable[[dict[str, Any]], None]
+
+
 @contextmanager
-def reporting(shown: str, begun: Counts, console: Console) -> Iterator[Callable[[Counts, float], None]]:
+def reporting(
+    shown: str, begun: Counts, console: Console, port: int | None = None
+) -> Iterator[Callable[[Counts, float], None]]:
     """What a job reports to: `live` is a table on a terminal, and a line now and then elsewhere; `json` a line for each part on
-    standard error. Raises InputError for another word."""
+    standard error; `port` serves Prometheus. Raises InputError for another word or a port that is taken."""
     if shown not in get_args(Shown):
         raise InputError(f"--progress {shown!r} is none of {', '.join(get_args(Shown))}")
-    started = last = time.monotonic()
-
-    def found(counts: Counts, fraction: float) -> dict[str, Any]:
-        return facts(counts, fraction, begun, time.monotonic() - started)
-
-    def line(counts: Counts, fraction: float) -> None:
-        nonlocal last
+    started = time.monotonic()
+    with ExitStack() as stack:
+        shows: list[Show] = [stack.enter_context(_metrics(port))] if port is not None else []
         if shown == "json":
-            print(json.dumps(found(counts, fraction)), file=sys.stderr, flush=True)
-        elif shown == "live" and time.monotonic() - last >= EVERY:
-            last = time.monotonic()
-            now = found(counts, fraction)
-            parts = (f"{_written(name, now[name])} {word}" for name, word in NAMES.items() if now.get(name) is not None)
-            console.print(", ".join(parts))
+            shows.append(lambda found: print(json.dumps(found), file=sys.stderr, flush=True))
+        elif shown == "live" and console.is_terminal:
+            live = stack.enter_context(Live(console=console, auto_refresh=False, transient=True))
+            shows.append(lambda found: live.update(table(found), refresh=True))
+        elif shown == "live":
+            shows.append(_log(console))
 
-    if shown != "live" or not console.is_terminal:
-        yield line
-        return
-    with Live(table(found(begun, 0.0)), console=console, auto_refresh=False, transient=True) as live:
-        yield lambda counts, fraction: live.update(table(found(counts, fraction)), refresh=True)
+        def report(counts: Counts, fraction: float) -> None:
+            found = facts(counts, fraction, begun, time.monotonic() - started)
+            for show in shows:
+                show(found)
+
+        yield report
+
+
+def _log(console: Console) -> Show:
+    last = time.monotonic()
+
+    def show(found: dict[str, Any]) -> None:
+        nonlocal last
+        if time.monotonic() - last >= EVERY:
+            last = time.monotonic()
+            given = ((name, word) for name, word in NAMES.items() if found.get(name) is not None)
+            console.print(", ".join(f"{_written(name, found[name])} {word}" for name, word in given))
+
+    return show
+
+
+@contextmanager
+def _metrics(port: int) -> Iterator[Show]:
+    try:
+        from prometheus_client import CollectorRegistry, Gauge, start_http_server
+    except ModuleNotFoundError as error:
+        raise MissingExtraError("prometheus_client", "metrics") from error
+    registry = CollectorRegistry()
+    gauges = {name: Gauge(f"shelfwise_job_{name}", word, registry=registry) for name, word in METRICS.items()}
+    dead = Gauge("shelfwise_job_dead_letters", "dead letters", ["reason"], registry=registry)
+    try:
+        server, _ = start_http_server(port, registry=registry)
+    except OSError as error:
+        raise InputError(f"--metrics-port {port}: {error.strerror}; choose another") from error
+
+    def show(found: dict[str, Any]) -> None:
+        for name, gauge in gauges.items():
+            if (value := found.get(name)) is not None:
+                gauge.set(value)
+        dead.clear()
+        for reason, n in found["reasons"].items():
+            dead.labels(reason).set(n)
+
+    try:
+        yield show
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -4,14 +4,17 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import httpx
 import pytest
 from conftest import run_cli
+from rich.console import Console
 
 from extractor import AttributeSchema, Extractor
 from extractor.batch import files_of, prints, retry, work
@@ -19,6 +22,7 @@ from extractor.config import load_settings
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError, EngineUnavailable, InputError, StorageError
 from extractor.job import MANIFEST, PARTS, Manifest, create, open_job
+from extractor.progress import reporting
 from extractor.prompts import PROMPTS
 
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
@@ -299,6 +303,34 @@ def test_a_job_keeps_its_settings_but_no_secrets(tmp_path, monkeypatch):
     with open_job(tmp_path / "job") as job:
         settings = load_settings(**job.manifest.settings)
         assert settings.k == 3 and settings.api_key == "sk-secret"
+
+
+def test_a_job_is_watched_by_prometheus(tmp_path):
+    pytest.importorskip("prometheus_client")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    seen, last = [], []
+    with (
+        made(tmp_path, [*offers(30), "{"]) as job,
+        reporting("none", job.counts(), Console(stderr=True), port) as report,
+    ):
+
+        def scraped(counts, fraction):
+            report(counts, fraction)
+            last.append(counts)
+            seen.append(httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text)
+
+        work(job, opener(), report=scraped)
+        with (
+            pytest.raises(InputError, match=f"--metrics-port {port}"),
+            reporting("none", job.counts(), Console(), port),
+        ):
+            pass
+    assert [f"shelfwise_job_rows {n}.0" in text for n, text in zip((8, 16, 24, 31), seen, strict=True)] == [True] * 4
+    assert 'shelfwise_job_dead_letters{reason="invalid_offer"} 1.0' in seen[-1]
+    with pytest.raises(InputError, match="--progress 'loud' is none of"), reporting("loud", last[0], Console()):
+        pass
 
 
 # --- crashes ----------------------------------------------------------------------------------------------------------
