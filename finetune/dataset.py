@@ -185,8 +185,11 @@ def batches(
     rng = Random(seed)
     for epoch in range(epochs):
         order = rng.sample(list(offers), len(offers))
-        asking = [*paraphrases, *[extractor] * max(1, len(paraphrases))] if epoch else [extractor]
-        found = (_made(rng.choice(asking), tokenizer, o, rng, augment if epoch else (), offers) for o in order)
+        asking = [*paraphrases, *[extractor] * len(paraphrases)] if epoch else []
+        found = (
+            _made(rng.choice(asking) if asking else extractor, tokenizer, o, rng, augment if epoch else (), offers)
+            for o in order
+        )
         made: list[list[Example]] = []
         while pool := sorted(islice(found, 16 * batch), key=lambda e: len(e.input_ids)):
             made += [pool[i : i + batch] for i in range(0, len(pool), batch)]
