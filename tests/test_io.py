@@ -85,14 +85,7 @@ def test_parquet_in(tmp_path):
 def records():
     extractor = Extractor(create_engine("scripted"), AttributeSchema.from_names(["Brand", "Color"]))
     offers = [ProductOffer(id="1", title='Velmora, "x"\ny'), ProductOffer(id="2", title="שלום 👟")]
-    failed, _ = failures_of_line()
-    return [*extractor.extract(offers), failed]
-
-
-def failures_of_line():
-    from extractor.io import _bad_row
-
-    return _bad_row(3, "no 'title'"), None
+    return [*extractor.extract(offers), OfferReader("-")._bad_row(3, "no 'title'")]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
