@@ -29,13 +29,18 @@ from extractor.job import Manifest, create
 
 @contextmanager
 def served(model: str) -> Iterator[httpx.Client]:
-    """A client of vLLM's server with this model, on a free port."""
+    """A client of vLLM's server with this model, on a free port, with the arithmetic of the engine in process."""
+    from vllm.platforms import current_platform
+
+    from extractor.engines.vllm_offline import cpu_dtype
+
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", resolve_model(model)]
-    command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port), "--enforce-eager"]
-    command += ["--structured-outputs-config.backend", "guidance", "--dtype", "float32"]
+    command += ["--served-model-name", "model", "--host", "127.0.0.1", "--port", str(port)]
+    command += ["--enforce-eager", "--dtype", cpu_dtype()] if current_platform.is_cpu() else []
+    command += ["--structured-outputs-config.backend", "guidance"]
     command += ["--structured-outputs-config.disable_any_whitespace", "true"]
     environment = os.environ | {"VLLM_LOGGING_LEVEL": "ERROR"}
     with (

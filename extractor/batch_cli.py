@@ -7,15 +7,14 @@ from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
 from rich.live import Live
 
 from extractor.errors import InputError
-from extractor.io import open_writer
-from extractor.job import Counts, Job, Manifest, create, open_job
+from extractor.job import Counts, Job, Manifest, create, differences, open_job
 from extractor.options import (
     Adapter,
     Adapters,
@@ -32,6 +31,10 @@ from extractor.options import (
     Template,
 )
 from extractor.progress import facts, reporting, table
+from extractor.writers import open_writer
+
+if TYPE_CHECKING:
+    from extractor.schema import AttributeSchema
 
 app = typer.Typer(
     no_args_is_help=True, help="Jobs that survive anything: every offer ends in a record or a dead letter."
@@ -84,11 +87,9 @@ def run(
 ) -> None:
     """Begin a job and work on it."""
     from extractor.batch import files_of, work
-    from extractor.config import Settings, load_settings
+    from extractor.config import settings_of
 
-    settings = load_settings(**{name: context.params.get(name) for name in Settings.model_fields})
-    if schema and attributes:
-        raise InputError("--schema and --attributes both say what to extract; give one of them")
+    settings = settings_of(context.params)
     # All of them, for `resume` may run under other variables; and where things are, from whatever folder.
     given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
     paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
@@ -187,13 +188,10 @@ def export(
         errors.print(f"the job is not finished: {counts.rows} rows so far; shelfwise batch resume {job}")
 
 
-def _schemas(manifest: Manifest) -> list[Any]:
-    from extractor.prompts import PROMPTS
-    from extractor.schema import AttributeSchema, load_schemas
+def _schemas(manifest: Manifest) -> "list[AttributeSchema]":
+    from extractor.config import schemas_of
 
-    if manifest.attributes is not None:
-        return [AttributeSchema.from_names(manifest.attributes.split(","))]
-    return load_schemas(Path(manifest.schema_path) if manifest.schema_path else PROMPTS / "schemas")
+    return schemas_of(Path(manifest.schema_path) if manifest.schema_path else None, manifest.attributes)
 
 
 def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
@@ -219,7 +217,7 @@ def _opened(folders: list[Path] | None) -> Iterator[list[Job]]:
 
 def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
     opened, prints = _ready(job.manifest)
-    changed = job.changed(prints)
+    changed = differences(job.manifest.prints, prints)
     if any(name.startswith("input ") for name in changed):
         files = ", ".join(n.removeprefix("input ") for n in changed if n.startswith("input "))
         raise InputError(
@@ -231,7 +229,8 @@ def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
             f"{job.folder}: changed since the job was made: {', '.join(changed)}; put it back, or go on with --accept-changes"
         )
     if changed:
-        job.accept(prints)
+        with job.locked():
+            job.accept(prints)
     return opened
 
 

@@ -23,11 +23,11 @@ from typer.core import TyperGroup
 
 from extractor.adapters_cli import app as adapters_app
 from extractor.batch_cli import app as batch_app
-from extractor.config import load_settings, open_extractor
+from extractor.config import open_extractor, schemas_of, settings_of
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
-from extractor.io import Columns, OfferReader, open_writer, read_labelled
+from extractor.io import Columns, OfferReader, read_labelled
 from extractor.options import (
     Adapter,
     Adapters,
@@ -46,7 +46,8 @@ from extractor.options import (
 from extractor.prompts import PROMPTS
 from extractor.prompts_cli import app as prompts_app
 from extractor.records import Extraction, Failure, ProductOffer
-from extractor.schema import AttributeSchema, load_schema, load_schemas
+from extractor.schema import load_schema, load_schemas
+from extractor.writers import open_writer
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -80,6 +81,7 @@ def main() -> None:
 
 @app.command()
 def extract(
+    context: typer.Context,
     offers: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; `-` reads JSONL from standard input.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
@@ -107,24 +109,10 @@ def extract(
     category_column: Annotated[str, typer.Option(help="… of the category.")] = "category",
 ) -> None:
     """Extract attribute records from product offers."""
-    settings = load_settings(
-        engine=engine,
-        model=model,
-        adapter=adapter,
-        adapters=adapters,
-        base_url=base_url,
-        api_key=api_key,
-        concurrency=concurrency,
-        template=template,
-        grounding=grounding,
-        truncate=truncate,
-        calibration=calibration,
-        k=k,
-        choice=choice,
-        order=order,
-        known=known,
-    )
-    schemas = _schemas(schema, attributes)
+    settings = settings_of(context.params)
+    if schema is None and attributes is None:
+        errors.print(f"no --schema and no --attributes: the schemas of {PROMPTS / 'schemas'} are used")
+    schemas = schemas_of(schema, attributes)
     reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
     labelled = read_labelled(demonstrations) if demonstrations else []
     check_demonstrations(labelled, schemas)
@@ -137,17 +125,6 @@ def extract(
         if html and copy:
             _write_page(copy, html)
     raise typer.Exit(status)
-
-
-def _schemas(schema: Path | None, attributes: str | None) -> list[AttributeSchema]:
-    if schema and attributes:
-        raise InputError("--schema and --attributes both say what to extract; give one of them")
-    if attributes is not None:
-        return [AttributeSchema.from_names(attributes.split(","))]
-    if schema is None:
-        schema = PROMPTS / "schemas"
-        errors.print(f"no --schema and no --attributes: the schemas of {schema} are used")
-    return load_schemas(schema)
 
 
 def _run(reader: OfferReader, extractor: Extractor, writer: Any, copy: IO[str] | None, chunk: int) -> int:

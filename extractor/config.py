@@ -3,7 +3,7 @@
 Read at the edges only: the library takes plain arguments.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -20,9 +20,9 @@ from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import AdapterError, InputError
 from extractor.extract import Asking, Extractor
 from extractor.io import read_labelled
-from extractor.prompts import load_template
+from extractor.prompts import PROMPTS, load_template
 from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema, category_key
+from extractor.schema import AttributeSchema, category_key, load_schemas
 from extractor.vocabulary import Vocabulary
 
 LOCAL = ("vllm", "huggingface")  # engines that load a model into this process
@@ -85,6 +85,21 @@ def load_settings(**given: Any) -> Settings:
         raise InputError(
             f"setting {name}: {problem['msg']} (command line, SHELFWISE_{name.upper()} or shelfwise.toml)"
         ) from error
+
+
+def settings_of(options: Mapping[str, Any]) -> Settings:
+    """The settings among a command's options."""
+    return load_settings(**{name: options.get(name) for name in Settings.model_fields})
+
+
+def schemas_of(schema: Path | None, attributes: str | None) -> list[AttributeSchema]:
+    """What --schema (a file or folder) or --attributes (names with commas) ask for; the shipped schemas where neither is given.
+    Raises InputError for both."""
+    if schema and attributes:
+        raise InputError("--schema and --attributes both say what to extract; give one of them")
+    if attributes is not None:
+        return [AttributeSchema.from_names(attributes.split(","))]
+    return load_schemas(schema or PROMPTS / "schemas")
 
 
 def adapters_of(settings: Settings) -> list[Adapter]:

@@ -177,12 +177,9 @@ class Job:
         return None if row is None else int(row[0])
 
     def counts(self) -> Counts:
-        sums = ", ".join(
-            f"coalesce(sum({c}), 0)" for c in ("rows", "records", "reused", "seconds", *Usage.model_fields)
-        )
-        rows, records, reused, seconds, prompt, cached, output = self._ledger.execute(
-            f"SELECT {sums} FROM parts"
-        ).fetchone()
+        summed = ("rows", "records", "reused", "seconds", *Usage.model_fields)
+        sums = self._ledger.execute(f"SELECT {', '.join(f'coalesce(sum({c}), 0)' for c in summed)} FROM parts")
+        rows, records, reused, seconds, prompt, cached, output = sums.fetchone()
         reasons = dict(self._ledger.execute("SELECT reason, count(*) FROM dead GROUP BY reason ORDER BY 2 DESC"))
         dead, total = sum(reasons.values()), self.noted(TOTAL)
         return Counts(rows, records, reused, dead, seconds, prompt, cached, output, reasons, total)
@@ -229,19 +226,16 @@ class Job:
         old, now = self.manifest.prints, datetime.now(UTC).isoformat(timespec="seconds")
         changed = [
             {"at": now, "what": name, "was": old.get(name, ""), "is": prints.get(name, "")}
-            for name in _changed(old, prints)
+            for name in differences(old, prints)
         ]
         self.manifest = self.manifest.model_copy(
             update={"prints": prints, "changes": [*self.manifest.changes, *changed]}
         )
         _save(self.folder, self.manifest)
 
-    def changed(self, prints: dict[str, str]) -> list[str]:
-        """Names of what is not as it was when the job was made."""
-        return _changed(self.manifest.prints, prints)
 
-
-def _changed(old: dict[str, str], new: dict[str, str]) -> list[str]:
+def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
+    """Names of what is not as it was."""
     return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 

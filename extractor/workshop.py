@@ -7,7 +7,7 @@ died is started again; a server that is down is waited for.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Self
+from typing import Self, TypeVar
 
 from extractor.errors import EngineError, EngineUnavailable, InputError
 from extractor.extract import Extractor
@@ -15,6 +15,7 @@ from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
 
 Opened = Callable[[], AbstractContextManager[Extractor]]
 Outcome = tuple[Extraction | Failure, int]  # and how often it was asked for
+T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds between two calls to a server that is down
 
 
@@ -38,7 +39,7 @@ class Workshop:
     @property
     def extractor(self) -> Extractor:
         if self._extractor is None:
-            self._extractor = self._stack.enter_context(self._opened())
+            self._extractor = self._patiently(lambda: self._stack.enter_context(self._opened()))
         return self._extractor
 
     def extract(self, offers: Sequence[ProductOffer], attempt: int = 1) -> list[Outcome]:
@@ -47,7 +48,7 @@ class Workshop:
             return []
         extractor = self.extractor
         try:
-            return [(record, attempt) for record in self._patiently(extractor, offers)]
+            return [(record, attempt) for record in self._patiently(lambda: extractor.extract(offers))]
         except (InputError, EngineUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
@@ -63,11 +64,12 @@ class Workshop:
         middle = len(offers) // 2
         return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)
 
-    def _patiently(self, extractor: Extractor, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """Waits for a server that is down, twice as long each time."""
         wait, waited = 1.0, 0.0
         while True:
             try:
-                return extractor.extract(offers)
+                return act()
             except EngineUnavailable as error:
                 if waited + wait > self._patience:
                     raise

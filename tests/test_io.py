@@ -8,7 +8,8 @@ import pytest
 
 from extractor import AttributeSchema, Extractor, Failure, ProductOffer, create_engine
 from extractor.errors import InputError
-from extractor.io import Columns, OfferReader, open_writer, read_labelled
+from extractor.io import Columns, OfferReader, read_labelled
+from extractor.writers import open_writer
 
 GOOD = '{"id": "1", "title": "Velmora Loafer", "category": "Shoes"}\n'
 

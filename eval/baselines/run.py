@@ -13,9 +13,10 @@ from eval.datasets import load_dataset
 from eval.predictions import from_record
 from eval.report import cost, summarize
 from extractor.errors import InputError
-from extractor.io import OfferReader, open_writer
+from extractor.io import OfferReader
 from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
 from extractor.schema import category_key
+from extractor.writers import open_writer
 
 CHUNK = 512
 
