@@ -83,6 +83,44 @@ def test_vllm_answers_every_hostile_title(vllm):
     assert {r.failure.reason for r in records if isinstance(r, Failure)} <= {"context_overflow", "output_truncated"}
 
 
+def test_what_a_grammar_leaves_no_choice_about_costs_no_step_and_changes_nothing(vllm, shared_offers):
+    offers, schemas = shared_offers
+    extractor = Extractor(vllm, schemas)
+    core = vllm._llm.llm_engine.engine_core.engine_core
+    runner = core.model_executor.driver_worker.worker.model_runner
+
+    def answers(grounding):
+        extractor.grounding = grounding
+        vllm._llm.reset_prefix_cache()
+        begin = core.scheduler.current_step
+        requests = [extractor._task(0, o, extractor.schema_for(o), None).request for o in offers[::6]]
+        return vllm.generate(requests), core.scheduler.current_step - begin
+
+    for grounding in ("strict", "off"):
+        guided, few = answers(grounding)
+        runner.scheduler, scheduler = None, runner.scheduler
+        plain, many = answers(grounding)
+        runner.scheduler = scheduler
+        assert few < 0.9 * many
+        same = [(g, p) for g, p in zip(guided, plain, strict=True) if g.text == p.text]
+        assert len(same) >= 0.98 * len(plain)  # a near tie may fall the other way
+        for g, p in same:
+            assert (list(g.pieces), g.output_tokens, g.finish_reason) == (list(p.pieces), p.output_tokens, "stop")
+            assert g.logprobs == pytest.approx(p.logprobs, abs=1e-3)
+
+
+def test_a_grammar_that_is_none_spoils_its_request_alone(vllm, samples):
+    from dataclasses import replace
+
+    from outlines.types import CFG
+
+    extractor = Extractor(vllm, load_schemas(PROMPTS / "schemas"))
+    good = extractor._task(0, samples[0], extractor.schema_for(samples[0]), None).request
+    bad = replace(good, constraint=CFG("start: nowhere"))
+    first, none, second = vllm.generate([good, bad, good])
+    assert first.text == second.text and first.text.endswith("}") and none.text == ""
+
+
 def test_what_overflows_the_context_says_how_much_and_can_be_cut(vllm):
     sentence = "a soft shoe for every day. Made by hand, in black suede with care."
     words = random.Random(1).choices(sentence.split(" "), k=9_000)

@@ -57,7 +57,11 @@ class VllmEngine:
             "use_tqdm_on_load": False,
         }
         if current_platform.is_cpu():
-            settings |= {"enforce_eager": True, "dtype": cpu_dtype()}
+            from extractor.engines import guided_on_cpu
+
+            guided_on_cpu.install()
+            # Blocks of 64 tokens, not 128: a prompt's shared beginning is often shorter than that, and then not cached.
+            settings |= {"enforce_eager": True, "dtype": cpu_dtype(), "block_size": 64}
         self._lora: dict[str | None, Any] = {None: None}
         if adapters:
             from vllm.lora.request import LoRARequest
@@ -76,6 +80,8 @@ class VllmEngine:
                 self._llm = LLM(path, **(settings | options))
         except (OSError, ValueError, RuntimeError) as error:
             raise EngineError(f"vLLM cannot load {model!r}: {error}") from error
+        if current_platform.is_cpu():
+            guided_on_cpu.guide(self._llm)
         self._tokenizer = self._llm.get_tokenizer()
         self._context = self._llm.llm_engine.model_config.max_model_len
         self._output_type = VLLMOfflineTypeAdapter().format_output_type
