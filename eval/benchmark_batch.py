@@ -25,6 +25,7 @@ from extractor.batch import work
 from extractor.engines.base import GenerationRequest
 from extractor.engines.models import resolve_model
 from extractor.job import Manifest, create
+from extractor.records import LabelledOffer
 
 
 @contextmanager
@@ -79,6 +80,57 @@ def _schema(request: GenerationRequest) -> Any:
     return json.loads(request.constraint.schema)
 
 
+@contextmanager
+def stock(model: str) -> Iterator[Any]:
+    """vLLM in this process, set up as one who reads its documentation would for this machine and constraint."""
+    from vllm import LLM
+    from vllm.platforms import current_platform
+
+    from extractor.engines.vllm_offline import cpu_dtype
+
+    settings = {"enforce_eager": True, "dtype": cpu_dtype()} if current_platform.is_cpu() else {}
+    constraint = {"backend": "guidance", "disable_any_whitespace": True}
+    llm = LLM(resolve_model(model), structured_outputs_config=constraint, use_tqdm_on_load=False, **settings)
+    yield llm
+    llm.llm_engine.engine_core.shutdown()
+
+
+def by_hand(llm: Any, requests: Sequence[GenerationRequest]) -> list[Prediction]:
+    """The whole list in one call, with the JSON Schema of each record."""
+    from vllm import SamplingParams
+    from vllm.sampling_params import StructuredOutputsParams
+
+    parameters = [
+        SamplingParams(
+            temperature=0.0, max_tokens=r.max_tokens, structured_outputs=StructuredOutputsParams(json=_schema(r))
+        )
+        for r in requests
+    ]
+    outputs = llm.chat([r.messages for r in requests], parameters, use_tqdm=False)
+    return [from_answer(o.outputs[0].text) for o in outputs]
+
+
+def job(extractor: Extractor, offers: Sequence[LabelledOffer]) -> list[Prediction]:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "offers.jsonl"
+        source.write_text("".join(o.model_dump_json(exclude={"attributes", "absent"}) + "\n" for o in offers))
+        manifest = Manifest(
+            sources=[str(source)],
+            columns={},
+            schema_path=None,
+            attributes=None,
+            demonstrations=None,
+            settings={},
+            part=512,
+            prints={},
+            created="",
+        )
+        with create(Path(folder) / "job", manifest) as made:
+            work(made, lambda: nullcontext(extractor))
+            by_id = {r.offer_id: from_record(r.to_dict()) for r in made.records()}
+            return [by_id.get(o.id, Prediction(failure="engine_error")) for o in offers]
+
+
 def batch(
     data: Annotated[Path, typer.Option(help="A folder of labelled offers; its validation split is used.")],
     model: str = "base",
@@ -87,7 +139,7 @@ def batch(
 ) -> None:
     """Records/s and F1 of a plain loop, of 16 requests at once, of `LLM.chat` on the whole list, and of a job."""
     from eval.benchmark import _requests
-    from extractor.engines.vllm_offline import VllmEngine
+    from extractor.engines.vllm_offline import VllmEngine  # sets up what `stock` logs, too
 
     dataset = load_dataset(data, "validation")
     # Category by category, as the extractor sorts them, so that requests go with offers.
@@ -108,48 +160,15 @@ def batch(
         timed("one request at a time", lambda: [from_answer(ask(client, r)) for r in requests[:plain]])
         with ThreadPoolExecutor(16) as pool:
             timed("16 requests at once", lambda: [from_answer(a) for a in pool.map(lambda r: ask(client, r), requests)])
+    with stock(model) as llm:
+        by_hand(llm, requests[:1])
+        llm.reset_prefix_cache()
+        timed("LLM.chat on the whole list", lambda: by_hand(llm, requests))
     engine = VllmEngine(model)
     extractor = Extractor(engine, dataset.schemas)
     extractor.extract(offers[:1])
-
-    def by_hand() -> list[Prediction]:
-        from vllm import SamplingParams
-        from vllm.sampling_params import StructuredOutputsParams
-
-        parameters = [
-            SamplingParams(
-                temperature=0.0,
-                max_tokens=r.max_tokens,
-                structured_outputs=StructuredOutputsParams(json=_schema(r)),
-            )
-            for r in requests
-        ]
-        outputs = engine._llm.chat([r.messages for r in requests], parameters, use_tqdm=False)
-        return [from_answer(o.outputs[0].text) for o in outputs]
-
-    def job() -> list[Prediction]:
-        with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder) / "offers.jsonl"
-            source.write_text("".join(o.model_dump_json(exclude={"attributes", "absent"}) + "\n" for o in offers))
-            manifest = Manifest(
-                sources=[str(source)],
-                columns={},
-                schema_path=None,
-                attributes=None,
-                demonstrations=None,
-                settings={},
-                part=512,
-                prints={},
-                created="",
-            )
-            with create(Path(folder) / "job", manifest) as made:
-                work(made, lambda: nullcontext(extractor))
-                by_id = {r.offer_id: from_record(r.to_dict()) for r in made.records()}
-                return [by_id.get(o.id, Prediction(failure="engine_error")) for o in offers]
-
-    for name, run in (("LLM.chat on the whole list", by_hand), ("a job", job)):
-        engine._llm.reset_prefix_cache()
-        timed(name, run)
+    engine._llm.reset_prefix_cache()
+    timed("a job", lambda: job(extractor, offers))
     engine.close()
     rates = {name: rate for name, (rate, _) in found.items()}
     print(f"the job is {rates['a job'] / rates['one request at a time']:.1f} times the plain loop,", end=" ")

@@ -4,6 +4,7 @@ import logging
 import os
 import warnings
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 from extractor.adapters import Adapter, check_adapter, rank_for_vllm
@@ -83,6 +84,7 @@ class VllmEngine:
         if current_platform.is_cpu():
             guided_on_cpu.guide(self._llm)
         self._tokenizer = self._llm.get_tokenizer()
+        self._piece = lru_cache(maxsize=None)(lambda token: self._tokenizer.decode([token]))
         self._context = self._llm.llm_engine.model_config.max_model_len
         self._output_type = VLLMOfflineTypeAdapter().format_output_type
 
@@ -107,6 +109,7 @@ class VllmEngine:
                     max_tokens=request.max_tokens,
                     logprobs=0,
                     flat_logprobs=True,
+                    detokenize=False,  # as they come, one by one: a tenth of the time of a small model
                     structured_outputs=StructuredOutputsParams(**self._output_type(request.constraint)),
                 )
             )
@@ -118,8 +121,24 @@ class VllmEngine:
             except (EngineDeadError, EngineGenerateError) as error:
                 raise EngineError(f"vLLM's engine died: {error}") from error
             for place, output in zip(places, outputs, strict=True):
-                generations[place] = _generation(output)
+                generations[place] = self._generation(output)
         return [g for g in generations if g is not None]
+
+    def _generation(self, output: Any) -> Generation:
+        completion = output.outputs[0]
+        reason = completion.finish_reason
+        # The end token is the last one, and writes no text.
+        ids = completion.token_ids[: len(completion.token_ids) - (reason == "stop")]
+        return Generation(
+            text=self._tokenizer.decode(ids),
+            pieces=[self._piece(i) for i in ids],
+            logprobs=completion.logprobs.logprobs[: len(ids)],
+            finish_reason=reason if reason in ("stop", "length") else "error",
+            message="" if reason in ("stop", "length") else f"vLLM ended the request: {reason}",
+            prompt_tokens=len(output.prompt_token_ids),
+            cached_tokens=output.num_cached_tokens or 0,
+            output_tokens=len(completion.token_ids),
+        )
 
     def close(self) -> None:
         self._llm.llm_engine.engine_core.shutdown()
@@ -139,20 +158,3 @@ def _allowed(rank: int) -> int:
     from vllm.config.lora import MaxLoRARanks
 
     return next((r for r in sorted(get_args(MaxLoRARanks)) if r >= max(8, rank)), rank)
-
-
-def _generation(output: Any) -> Generation:
-    completion = output.outputs[0]
-    reason = completion.finish_reason
-    # The end token is the last one, and writes no text.
-    count = len(completion.token_ids) - (reason == "stop")
-    return Generation(
-        text=completion.text,
-        pieces=completion.logprobs.decoded_tokens[:count],
-        logprobs=completion.logprobs.logprobs[:count],
-        finish_reason=reason if reason in ("stop", "length") else "error",
-        message="" if reason in ("stop", "length") else f"vLLM ended the request: {reason}",
-        prompt_tokens=len(output.prompt_token_ids),
-        cached_tokens=output.num_cached_tokens or 0,
-        output_tokens=len(completion.token_ids),
-    )
