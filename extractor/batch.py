@@ -22,11 +22,12 @@ from extractor.config import LOCAL, Settings, adapters_of, find_calibration
 from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
 from extractor.extract import Extractor
-from extractor.io import FORMATS, Columns, OfferReader
+from extractor.io import FORMATS, Columns, OfferReader, format_of
 from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job, Part
 from extractor.prompts import load_template
 from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
+from extractor.stores import files_at, local, name_of, version_of
 from extractor.workshop import Opened, Outcome, Workshop
 
 Row = ProductOffer | Failure
@@ -36,15 +37,19 @@ NEVER = ("invalid_offer", "duplicate_id")  # dead letters that are no offers
 ASKED = ("engine", "grounding", "k", "choice", "order", "known", "truncate")  # settings that a record depends on
 
 
-def files_of(sources: Sequence[str]) -> list[Path]:
-    """The files of files, folders and globs, each once, in order. Raises InputError for a source without any."""
-    found: dict[Path, None] = {}
+def files_of(sources: Sequence[str]) -> list[str]:
+    """The paths from the root, or addresses, of files, folders and globs, each once, in order. Raises InputError for a source
+    without any."""
+    found: dict[str, None] = {}
     for source in sources:
-        path = Path(source)
-        if path.is_dir():
-            files = [p for p in sorted(path.iterdir()) if p.suffix.lower() in FORMATS]
+        path = local(source)
+        if path is None:
+            files = files_at(source, tuple(FORMATS))
+        elif path.is_dir():
+            files = [str(p.resolve()) for p in sorted(path.iterdir()) if format_of(p)]
         else:
-            files = [path] if path.is_file() else [Path(p) for p in sorted(glob(source, recursive=True))]  # noqa: PTH207
+            paths = [str(path)] if path.is_file() else sorted(glob(str(path), recursive=True))  # noqa: PTH207
+            files = [str(Path(p).resolve()) for p in paths]
         if not files:
             raise InputError(f"{source}: no such file, and no folder or glob with {', '.join(FORMATS)} in it")
         found |= dict.fromkeys(files)
@@ -54,11 +59,11 @@ def files_of(sources: Sequence[str]) -> list[Path]:
 class Input:
     """The rows of several files, one behind the other; an id counts over all of them."""
 
-    def __init__(self, files: Sequence[Path], columns: Columns) -> None:
+    def __init__(self, files: Sequence[str], columns: Columns) -> None:
         seen: set[int] = set()
         several = len(files) > 1
-        self._readers = [OfferReader(f, columns, seen=seen, prefix=f"{f.name}:" if several else "") for f in files]
-        self._sizes = [f.stat().st_size for f in files]
+        self._readers = [OfferReader(f, columns, seen=seen, prefix=f"{name_of(f)}:" if several else "") for f in files]
+        self._sizes = [reader.size for reader in self._readers]
         self._at = 0
 
     def __iter__(self) -> Iterator[Row]:
@@ -76,7 +81,7 @@ class Input:
 
 
 def prints(
-    files: Sequence[Path],
+    files: Sequence[str],
     settings: Settings,
     schemas: Sequence[AttributeSchema],
     demonstrations: Sequence[LabelledOffer],
@@ -99,8 +104,12 @@ def prints(
     }
 
 
-def _hash(file: Path) -> str:
-    with file.open("rb") as stream:
+def _hash(file: str) -> str:
+    """Of the content; an object elsewhere is not fetched for that, and known by its size and when it was written."""
+    path = local(file)
+    if path is None:
+        return version_of(file)
+    with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 

@@ -31,6 +31,7 @@ from extractor.options import (
     Template,
 )
 from extractor.progress import facts, reporting, table
+from extractor.stores import local, reaching
 from extractor.writers import open_writer
 
 if TYPE_CHECKING:
@@ -53,8 +54,10 @@ Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a par
 @app.command()
 def run(
     context: typer.Context,
-    offers: Annotated[list[str], typer.Argument(help="JSONL, CSV or Parquet files, folders or globs of them.")],
-    out: Annotated[Path, typer.Option(help="The job's folder.")],
+    offers: Annotated[
+        list[str], typer.Argument(help="JSONL, CSV, Parquet: files, folders, globs, here or at s3://, gs://, hdfs://.")
+    ],
+    out: Annotated[str, typer.Option(help="The job's folder.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
     demonstrations: Demonstrations = None,
@@ -89,6 +92,9 @@ def run(
     from extractor.batch import files_of, work
     from extractor.config import settings_of
 
+    folder = local(out)
+    if folder is None:
+        raise InputError(f"{out}: a job keeps a ledger, which takes a disk of this machine; give a folder here")
     settings = settings_of(context.params)
     # All of them, for `resume` may run under other variables; and where things are, from whatever folder.
     given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
@@ -96,7 +102,7 @@ def run(
     given |= {n: str(p.resolve()) for n, p in paths.items() if p.exists() and (n != "template" or p.suffix)}
     columns = {"id": id_column, "title": title_column, "description": description_column, "category": category_column}
     manifest = Manifest(
-        sources=[str(f.resolve()) for f in files_of(offers)],
+        sources=files_of(offers),
         columns=columns,
         schema_path=str(schema.resolve()) if schema else None,
         attributes=attributes,
@@ -107,7 +113,7 @@ def run(
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     opened, prints = _ready(manifest)
-    with create(out, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
+    with create(folder, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
         act = partial(work, job, opened, reuse=others, retries=retries, patience=patience)
         _work(job, act, progress, metrics_port)
 
@@ -170,14 +176,16 @@ def status(
 @app.command()
 def export(
     job: Folder,
-    out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
+    out: Annotated[
+        str, typer.Option(help="*.jsonl, *.csv or *.parquet, here or in a store; `-` is standard output.")
+    ] = "-",
     dead: Annotated[bool, typer.Option("--dead/--no-dead", help="With the dead letters, as failures.")] = True,
 ) -> None:
     """Write a job's records, and its dead letters, to one file."""
     with open_job(job) as opened:
         manifest = opened.manifest
         names = list(dict.fromkeys(a.name for s in _schemas(manifest) for a in s.attributes))
-        with open_writer(out, names) as writer:
+        with reaching(out), open_writer(out, names) as writer:
             for record in opened.records():
                 writer.write([record])
             if dead:

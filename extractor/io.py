@@ -1,20 +1,27 @@
-"""Offers in: JSONL, CSV, Parquet, standard input, streamed; and labelled offers."""
+"""Offers in: JSONL, CSV, Parquet, standard input, streamed from here or an object store; and labelled offers."""
 
 import csv
+import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import IO, Any
+from pathlib import Path, PurePath
+from typing import Any
 
 from pydantic import ValidationError
 
 from extractor.errors import InputError, explain
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
+from extractor.stores import name_of, opened, reaching, size_of
 
 FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
 csv.field_size_limit(2**31 - 1)
+
+
+def format_of(source: str | Path) -> str | None:
+    """One of FORMATS, by the ending."""
+    return FORMATS.get(PurePath(name_of(source)).suffix.lower())
 
 
 @dataclass(frozen=True)
@@ -28,11 +35,12 @@ class Columns:
 
 
 class OfferReader:
-    """Iterates over the offers of a file; a row that is no offer is a Failure with its line, and the next row goes on.
+    """Iterates over the offers of a file or an address (`extractor.stores`); a row that is no offer is a Failure with its
+    line, and the next row goes on. `size` is in bytes.
 
-    Raises InputError for what concerns the whole file: missing, empty, of another format or encoding, without a title
-    column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files that are
-    read together share `seen`; `prefix` then tells their rows without an id apart.
+    Raises InputError for what concerns the whole file: missing, out of reach, empty, of another format or encoding, without a
+    title column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files
+    that are read together share `seen`; `prefix` then tells their rows without an id apart.
     """
 
     def __init__(
@@ -42,34 +50,31 @@ class OfferReader:
         self.rows = 0
         self._seen: set[int] = set() if seen is None else seen
         self._prefix = prefix
-        self._path: Path | None = None if str(source) == "-" else Path(source)
-        self._size = 0
+        self._piped = str(source) == "-"
+        self._kind = "jsonl" if self._piped else format_of(source)
         self._done: int | None = None
-        if self._path is not None:
-            if not self._path.is_file():
-                raise InputError(f"{source}: no such file")
-            if self._path.suffix.lower() not in FORMATS:
-                raise InputError(f"{source}: unknown format; files end in {', '.join(FORMATS)}, `-` is JSONL")
-            self._size = self._path.stat().st_size
-            if self._size == 0:
-                raise InputError(f"{source}: the file is empty")
+        self.size = self._whole = 0 if self._piped else size_of(source)
+        if self._kind is None:
+            raise InputError(f"{source}: unknown format; files end in {', '.join(FORMATS)}, `-` is JSONL")
+        if not self._piped and self.size == 0:
+            raise InputError(f"{source}: the file is empty")
 
     @property
     def fraction(self) -> float | None:
         """Share of the input that has been read, if that can be known."""
-        return None if self._done is None or not self._size else min(1.0, self._done / self._size)
+        return None if self._done is None or not self._whole else min(1.0, self._done / self._whole)
 
     def __iter__(self) -> Iterator[ProductOffer | Failure]:
-        kind = "jsonl" if self._path is None else FORMATS[self._path.suffix.lower()]
-        yield from {"jsonl": self._jsonl, "csv": self._csv, "parquet": self._parquet}[kind]()
+        read = {"csv": self._csv, "parquet": self._parquet}.get(self._kind or "", self._jsonl)
+        with reaching(self.source):
+            yield from read()
         if self.rows == 0:
             raise InputError(f"{self.source}: there are no offers in it")
 
     def _jsonl(self) -> Iterator[ProductOffer | Failure]:
-        stream: IO[bytes] = sys.stdin.buffer if self._path is None else self._path.open("rb")
-        with stream:
+        with sys.stdin.buffer if self._piped else opened(self.source) as stream:
             for number, raw in enumerate(stream, 1):
-                if self._path is not None:
+                if not self._piped:
                     self._done = (self._done or 0) + len(raw)
                 if number == 1:
                     _refuse_utf16(self.source, raw)
@@ -90,11 +95,10 @@ class OfferReader:
                         yield self._bad_row(number, f"a JSON {type(row).__name__}, not an object")
 
     def _csv(self) -> Iterator[ProductOffer | Failure]:
-        assert self._path is not None
-        with self._path.open("rb") as start:
-            _refuse_utf16(self.source, start.read(4))
+        raw = opened(self.source)
         # Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row and no other.
-        with self._path.open(encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+        with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
+            _refuse_utf16(self.source, raw.peek(4))
             lines = self._counted(stream)
             reader = csv.DictReader(lines)
             self._require_title(list(reader.fieldnames or []))
@@ -124,10 +128,10 @@ class OfferReader:
         import pyarrow.parquet as pq
 
         try:
-            with pq.ParquetFile(self._path) as file:
+            with opened(self.source) as stream, pq.ParquetFile(stream.raw) as file:
                 names = file.schema_arrow.names
                 self._require_title(names)
-                self._size, self._done = file.metadata.num_rows, 0
+                self._whole, self._done = file.metadata.num_rows, 0
                 c = self.columns
                 wanted = [n for n in (c.id, c.title, c.description, c.category) if n in names]
                 for batch in file.iter_batches(batch_size=1024, columns=wanted):
@@ -135,7 +139,7 @@ class OfferReader:
                         self.rows += 1
                         self._done = self.rows
                         yield self._offer(self.rows, row)
-        except (pa.ArrowInvalid, OSError) as error:
+        except pa.ArrowInvalid as error:
             raise InputError(f"{self.source}: not a Parquet file: {error}") from error
 
     def _require_title(self, names: list[str]) -> None:

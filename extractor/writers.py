@@ -1,6 +1,7 @@
-"""Records out: JSONL, flat CSV or Parquet, streamed."""
+"""Records out: JSONL, flat CSV or Parquet, streamed to a file or an object store."""
 
 import csv
+import io
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
@@ -9,8 +10,9 @@ from types import TracebackType
 from typing import IO, Protocol, Self
 
 from extractor.errors import InputError
-from extractor.io import FORMATS
+from extractor.io import FORMATS, format_of
 from extractor.records import Extraction, Failure
+from extractor.stores import created, reaching
 
 
 class RecordWriter(Protocol):
@@ -28,17 +30,14 @@ def open_writer(target: str | Path, attributes: list[str]) -> RecordWriter:
     """
     if str(target) == "-":
         return _JsonlWriter(sys.stdout)
-    path = Path(target)
-    kind = FORMATS.get(path.suffix.lower())
+    kind = format_of(target)
     if kind is None:
         raise InputError(f"{target}: unknown format; records are written to {', '.join(FORMATS)}, or `-` for JSONL")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if kind == "parquet":
-            return _ParquetWriter(path, attributes)
-        stream = path.open("w", encoding="utf-8", newline="")
-    except OSError as error:
-        raise InputError(f"{target}: cannot be written: {error.strerror}") from error
+    with reaching(target):
+        file = created(target)
+    if kind == "parquet":
+        return _ParquetWriter(file, attributes)
+    stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
     return _CsvWriter(stream, attributes) if kind == "csv" else _JsonlWriter(stream)
 
 
@@ -88,19 +87,20 @@ class _CsvWriter(_JsonlWriter):
 
 
 class _ParquetWriter:
-    def __init__(self, path: Path, attributes: list[str]) -> None:
+    def __init__(self, file: io.BufferedWriter, attributes: list[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._attributes = attributes
         self._schema = pa.schema([(name, pa.string()) for name in [*_FIXED, *attributes, *_FAILED]])
-        self._writer = pq.ParquetWriter(path, self._schema)
+        self._file, self._writer = file, pq.ParquetWriter(file, self._schema)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._writer.close()
+        with self._file:
+            self._writer.close()
 
     def write(self, records: Iterable[Extraction | Failure]) -> None:
         import pyarrow as pa

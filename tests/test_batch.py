@@ -43,7 +43,7 @@ def made(tmp_path: Path, lines: list[str], name: str = "job", part: int = 8):
         demonstrations=None,
         settings={"engine": "scripted"},
         part=part,
-        prints=prints([source], settings, [SCHEMA], []),
+        prints=prints([str(source)], settings, [SCHEMA], []),
         created="",
     )
     return create(tmp_path / name, manifest)
@@ -128,7 +128,7 @@ def test_files_folders_and_globs_are_one_input_with_unique_ids(tmp_path):
         files_of([str(tmp_path / "in")])
         == files_of([f"{tmp_path}/in/*.jsonl"])
         == files_of([*map(str, both), str(both[0])])
-        == both
+        == [str(path) for path in both]
     )
     with pytest.raises(InputError, match="no such file"):
         files_of([f"{tmp_path}/in/*.csv"])
