@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.console import Console
 
-from eval.options import Data, Form, Html, Json, Lenient, Runs, Schemas, Split, Training, prices_of
+from eval.options import Data, Form, Html, Json, Lenient, Runs, Schemas, Split, Training
 from extractor.options import (
     Adapter,
     Adapters,
@@ -22,6 +22,7 @@ from extractor.options import (
     Known,
     Model,
     Order,
+    Price,
     Template,
 )
 
@@ -98,9 +99,7 @@ def run(
     calibration: Calibration = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Only the first offers.")] = None,
     training: Training = None,
-    price: Annotated[
-        str | None, typer.Option(help="Money for a million tokens: prompt=0.4,cached=0.1,output=1.6")
-    ] = None,
+    price: Price = None,
     html: Html = None,
     lenient: Lenient = False,
 ) -> None:
@@ -110,6 +109,7 @@ def run(
     from eval.datasets import load_dataset, load_demonstrations
     from eval.report import show
     from extractor.config import load_settings
+    from extractor.prices import prices_of
 
     settings = load_settings(
         engine=engine,
@@ -124,13 +124,14 @@ def run(
         known=known,
         grounding=grounding,
         calibration=calibration,
+        price=price,
     )
     dataset = load_dataset(data, split, form, schema, strict=not lenient)
     if limit:
         dataset = replace(dataset, offers=dataset.offers[:limit])
     shown = load_demonstrations(demonstrations)
     labels = list(load_dataset(training).offers) if training else shown
-    done = extracted(settings, dataset, shown, out, labels, prices_of(price))
+    done = extracted(settings, dataset, shown, out, labels, prices_of(settings.price))
     show(done.scores, Console())
     if html:
         _write_page(html, done.scores, dataset, done.predictions, labels, done.folder / "predictions.jsonl")

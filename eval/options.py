@@ -14,19 +14,3 @@ Training = Annotated[Path | None, typer.Option(help="Training labels, for scores
 Json = Annotated[Path | None, typer.Option("--json", help="Also write all scores as JSON.")]
 Html = Annotated[Path | None, typer.Option(help="Also write a page with figures and the worst attributes.")]
 Lenient = Annotated[bool, typer.Option("--lenient", help="Leave out and count rows that are no labelled offers.")]
-
-
-def prices_of(text: str | None) -> dict[str, float] | None:
-    from extractor.errors import InputError
-
-    if text is None:
-        return None
-    try:
-        prices = {key.strip(): float(value) for key, value in (part.split("=") for part in text.split(","))}
-    except ValueError as error:
-        raise InputError(f"--price {text!r}: write prompt=0.4,cached=0.1,output=1.6") from error
-    if unknown := sorted(prices.keys() - {"prompt", "cached", "output"}):
-        raise InputError(f"--price: unknown kind {unknown[0]!r}; there are prompt, cached, output")
-    if "prompt" not in prices:
-        raise InputError("--price: the price of prompt tokens is missing")
-    return prices

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from eval.options import Data, Form, Json, Runs, Schemas, Split, prices_of
+from eval.options import Data, Form, Json, Runs, Schemas, Split
 from extractor.errors import InputError
-from extractor.options import BaseUrl, Demonstrations, Engine, K, Model
+from extractor.options import BaseUrl, Demonstrations, Engine, K, Model, Price
+from extractor.prices import prices_of
 from extractor.prompts import TEMPLATES, load_template
 
 app = typer.Typer()
@@ -48,7 +49,7 @@ def prompts_compare(
     base_url: BaseUrl = None,
     demonstrations: Demonstrations = None,
     k: K = None,
-    price: Annotated[str | None, typer.Option(help="Money for a million tokens: prompt=0.4,output=1.6")] = None,
+    price: Price = None,
     fail_below: Annotated[float | None, typer.Option(help="Exit 1 where a later template has less F1.")] = None,
     no_regression: Annotated[
         list[str] | None, typer.Option(help="Exit 1 where a later template is worse on this attribute.")
@@ -63,7 +64,7 @@ def prompts_compare(
 
     if len(templates) < 2:
         raise InputError("name two templates or more; the first is the one to compare with")
-    settings = load_settings(engine=engine, model=model, base_url=base_url, k=k)
+    settings = load_settings(engine=engine, model=model, base_url=base_url, k=k, price=price)
     dataset = sides.sampled(load_dataset(data, split, form, schema), n, seed)
     asked = {name for names in dataset.asked.values() for name in names}
     if unknown := [name for name in no_regression or () if name not in asked]:
@@ -80,7 +81,7 @@ def prompts_compare(
                 tasks[template] = bar.add_task(template, total=len(dataset.offers), speed=0.0, failures=0)
             bar.update(tasks[template], completed=done)
 
-        arms = sides.run_arms(templates, dataset, settings, shown, out, prices_of(price), progress)
+        arms = sides.run_arms(templates, dataset, settings, shown, out, prices_of(settings.price), progress)
     found = sides.differences(arms)
     sides.show(found, Console())
     if html:

@@ -12,6 +12,7 @@ from eval import metrics
 from eval.confidence import calibration_error, correct, coverage_at, judged
 from eval.datasets import Dataset
 from eval.metrics import Prediction
+from extractor.prices import money
 from extractor.records import LabelledOffer
 
 WAYS = {
@@ -68,7 +69,7 @@ def summarize(
 def cost(
     records: Iterable[Mapping[str, Any]], seconds: float, price: Mapping[str, float] | None = None
 ) -> dict[str, Any]:
-    """Tokens, time and, with prices per million tokens (`prompt`, `cached`, `output`), money for 1,000 offers."""
+    """Tokens, time and, with prices (`extractor.prices`), money for 1,000 offers."""
     usage: Counter[str] = Counter()
     n = 0
     for record in records:
@@ -81,10 +82,8 @@ def cost(
         "records_per_second": n / seconds if seconds else 0.0,
     }
     if price is not None:
-        fresh = usage["prompt_tokens"] - usage["cached_tokens"]
-        paid = {"prompt": fresh, "cached": usage["cached_tokens"], "output": usage["output_tokens"]}
-        money = sum(price.get(k, price["prompt"] if k == "cached" else 0.0) * tokens for k, tokens in paid.items())
-        out["money_per_1000"] = money / 1e6 * 1000 / max(n, 1)
+        spent = money(price, usage["prompt_tokens"], usage["cached_tokens"], usage["output_tokens"], seconds)
+        out["money_per_1000"] = spent * 1000 / max(n, 1)
     return out
 
 

@@ -44,6 +44,7 @@ NO_RECORD = (
     "lint.py",
     "lint_inputs.py",
     "options.py",
+    "prices.py",
     "__main__.py",
 )
 

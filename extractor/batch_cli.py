@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.live import Live
 
 from extractor.errors import InputError
-from extractor.job import Counts, Job, Manifest, create, differences, open_job
+from extractor.job import READ, Counts, Job, Manifest, create, differences, open_job
 from extractor.options import (
     Adapter,
     Adapters,
@@ -28,9 +28,11 @@ from extractor.options import (
     Known,
     Model,
     Order,
+    Price,
     Template,
 )
-from extractor.progress import facts, reporting, table
+from extractor.prices import prices_of
+from extractor.progress import SPEED, facts, line, reporting, table
 from extractor.stores import local, reaching
 from extractor.writers import open_writer
 
@@ -87,6 +89,7 @@ def run(
     patience: Patience = 600.0,
     progress: Shown = "live",
     metrics_port: Port = None,
+    price: Price = None,
 ) -> None:
     """Begin a job and work on it."""
     from extractor.batch import files_of, work
@@ -96,6 +99,7 @@ def run(
     if folder is None:
         raise InputError(f"{out}: a job keeps a ledger, which takes a disk of this machine; give a folder here")
     settings = settings_of(context.params)
+    prices_of(settings.price)  # a mistake in them shows now
     # All of them, for `resume` may run under other variables; and where things are, from whatever folder.
     given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
     paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
@@ -115,7 +119,7 @@ def run(
     opened, prints = _ready(manifest)
     with create(folder, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
         act = partial(work, job, opened, reuse=others, retries=retries, patience=patience)
-        _work(job, act, progress, metrics_port)
+        _work(job, act, progress, metrics_port, price)
 
 
 @app.command()
@@ -129,6 +133,7 @@ def resume(
     patience: Patience = 600.0,
     progress: Shown = "live",
     metrics_port: Port = None,
+    price: Price = None,
 ) -> None:
     """Go on with a job where it was stopped."""
     from extractor.batch import work
@@ -136,7 +141,7 @@ def resume(
     with open_job(job) as opened, _opened(reuse) as others:
         extractor = _unchanged(opened, accept_changes)
         act = partial(work, opened, extractor, reuse=others, retries=retries, patience=patience)
-        _work(opened, act, progress, metrics_port)
+        _work(opened, act, progress, metrics_port, price)
 
 
 @app.command()
@@ -146,13 +151,14 @@ def retry(
     patience: Patience = 600.0,
     progress: Shown = "live",
     metrics_port: Port = None,
+    price: Price = None,
 ) -> None:
     """Extract the dead letters that are offers once more."""
     from extractor.batch import retry as again
 
     with open_job(job) as opened:
         act = partial(again, opened, _unchanged(opened, False), retries=retries, patience=patience)
-        _work(opened, act, progress, metrics_port)
+        _work(opened, act, progress, metrics_port, price)
 
 
 @app.command()
@@ -160,17 +166,23 @@ def status(
     job: Folder,
     watch: Annotated[bool, typer.Option("--watch", help="Until the job is finished.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="As one line of JSON.")] = False,
+    price: Price = None,
 ) -> None:
     """Where a job stands."""
     with open_job(job) as opened:
+        prices = _prices(opened, price)
+
+        def found() -> dict[str, Any]:
+            return facts(opened.counts(), (opened.noted(READ) or 0) / 1e6, prices=prices)
+
         if as_json:
-            print(json.dumps(facts(opened.counts())))
+            print(json.dumps(found()))
             return
-        with Live(table(facts(opened.counts())), console=Console(), auto_refresh=False) as live:
+        with Live(table(found()), console=Console(), auto_refresh=False) as live:
             while watch and not opened.counts().finished:
                 time.sleep(1)
-                live.update(table(facts(opened.counts())), refresh=True)
-            live.update(table(facts(opened.counts())), refresh=True)
+                live.update(table(found()), refresh=True)
+            live.update(table(found()), refresh=True)
 
 
 @app.command()
@@ -242,14 +254,29 @@ def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
     return opened
 
 
-def _work(job: Job, act: Callable[..., Counts], progress: str, port: int | None) -> None:
+def _prices(job: Job, given: str | None) -> dict[str, float] | None:
+    return prices_of(given or job.manifest.settings.get("price"))
+
+
+def _work(job: Job, act: Callable[..., Counts], progress: str, port: int | None, price: str | None) -> None:
     """Act on the job, show how it goes, and how it ended."""
-    with reporting(progress, job.counts(), errors, port) as report:
+    begun, started, prices = job.counts(), time.monotonic(), _prices(job, price)
+    with reporting(progress, begun, errors, port, prices) as show:
+
+        def report(counts: Counts, fraction: float) -> None:
+            if counts.rows == begun.rows:  # dead letters are tried again
+                fraction = 0.0
+            else:
+                job.note(READ, round(1e6 * fraction))  # for `status`
+            show(counts, fraction)
+
         try:
             counts = act(report=report, say=errors.print)
         except KeyboardInterrupt:
             errors.print(f"interrupted; go on with: shelfwise batch resume {job.folder}")
             raise typer.Exit(130) from None
+    if counts != begun:
+        errors.print(line(facts(counts, 1.0, begun, time.monotonic() - started, prices), SPEED))
     _finish(job.folder, counts)
 
 

@@ -47,6 +47,7 @@ class Settings(BaseSettings):
     truncate: bool = False
     calibration: str | None = None
     chunk: int = Field(default=512, ge=1)
+    price: str | None = None
 
     @classmethod
     def settings_customise_sources(

@@ -28,7 +28,7 @@ from extractor.errors import InputError, StorageError, explain
 from extractor.records import Extraction, Failure, Usage
 
 MANIFEST, LEDGER, LOCK, PARTS, DEAD = "manifest.json", "ledger.sqlite", "lock", "parts", "dead"
-TOTAL, RETRIES = "total", "retries"
+TOTAL, RETRIES, READ = "total", "retries", "read"  # READ: millionths of the input
 _TABLES = """
 CREATE TABLE IF NOT EXISTS parts (number INTEGER PRIMARY KEY, rows INTEGER, records INTEGER, reused INTEGER, sha256 TEXT,
     seconds REAL, prompt_tokens INTEGER, cached_tokens INTEGER, output_tokens INTEGER, finished TEXT);

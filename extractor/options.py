@@ -25,6 +25,10 @@ Known = Annotated[
     typer.Option("--known/--no-known", help="Show the demonstrations' values that stand in an offer. (default: yes)"),
 ]
 Grounding = Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")]
+Price = Annotated[
+    str | None,
+    typer.Option(help="Of a million tokens and of an hour in the engine: prompt=0.4,cached=0.1,output=1.6,hour=2.5"),
+]
 Calibration = Annotated[
     str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
 ]

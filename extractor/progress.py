@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from typing import Any, Literal, get_args
 
@@ -13,16 +13,21 @@ from rich.table import Table
 
 from extractor.errors import InputError, MissingExtraError
 from extractor.job import Counts
+from extractor.prices import money
 
 Shown = Literal["live", "json", "none"]
 EVERY = 10.0  # seconds between two lines of a log
 
 
 def facts(
-    counts: Counts, fraction: float | None = None, begun: Counts | None = None, seconds: float = 0
+    counts: Counts,
+    fraction: float | None = None,
+    begun: Counts | None = None,
+    seconds: float = 0,
+    prices: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Of a job, as numbers by name. `fraction` of the input was read; `begun` are the counts `seconds` ago, for what depends on
-    time."""
+    time; `prices` are those of `extractor.prices`, and what is expected in all goes by the share that was read."""
     found: dict[str, Any] = {
         "rows": counts.rows,
         "records": counts.records,
@@ -41,6 +46,11 @@ def facts(
         found["tokens_per_s"] = round((counts.output_tokens - begun.output_tokens) / seconds)
         if fraction and done:
             found["seconds_left"] = round(counts.rows * (1 / fraction - 1) * seconds / done)
+    if prices:
+        spent = money(prices, counts.prompt_tokens, counts.cached_tokens, counts.output_tokens, counts.seconds)
+        found["cost"] = round(spent, 4)
+        if share := 1.0 if counts.finished else fraction:
+            found["cost_expected"] = round(spent / share, 4)
     return found
 
 
@@ -52,8 +62,11 @@ NAMES = {
     "records_per_s": "records/s",
     "tokens_per_s": "tokens/s",
     "prefix_cache": "of the prompts from the prefix cache",
+    "cost": "cost so far",
+    "cost_expected": "cost expected in all",
     "seconds_left": "left",
 }
+SPEED = ("records_per_s", "tokens_per_s", "prefix_cache", "cost")  # of a summary
 
 METRICS = {name: word.removeprefix("… ") for name, word in NAMES.items() if name != "dead"} | {
     "prompt_tokens": "tokens of prompts",
@@ -80,12 +93,20 @@ def _written(name: str, value: float) -> str:
     return f"{value:.0%}" if name == "prefix_cache" else f"{value:,}"
 
 
+def line(found: dict[str, Any], names: Iterable[str] = NAMES) -> str:
+    return ", ".join(f"{_written(n, found[n])} {NAMES[n]}" for n in names if found.get(n) is not None)
+
+
 Show = Callable[[dict[str, Any]], None]
 
 
 @contextmanager
 def reporting(
-    shown: str, begun: Counts, console: Console, port: int | None = None
+    shown: str,
+    begun: Counts,
+    console: Console,
+    port: int | None = None,
+    prices: Mapping[str, float] | None = None,
 ) -> Iterator[Callable[[Counts, float], None]]:
     """What a job reports to: `live` is a table on a terminal, and a line now and then elsewhere; `json` a line for each part on
     standard error; `port` serves Prometheus. Raises InputError for another word or a port that is taken."""
@@ -103,7 +124,7 @@ def reporting(
             shows.append(_log(console))
 
         def report(counts: Counts, fraction: float) -> None:
-            found = facts(counts, fraction, begun, time.monotonic() - started)
+            found = facts(counts, fraction, begun, time.monotonic() - started, prices)
             for show in shows:
                 show(found)
 
@@ -117,8 +138,7 @@ def _log(console: Console) -> Show:
         nonlocal last
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            given = ((name, word) for name, word in NAMES.items() if found.get(name) is not None)
-            console.print(", ".join(f"{_written(name, found[name])} {word}" for name, word in given))
+            console.print(line(found))
 
     return show
 

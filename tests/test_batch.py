@@ -4,20 +4,24 @@ import json
 import random
 import socket
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import httpx
 import pytest
+import typer
 from conftest import run_cli
 from rich.console import Console
 
 from extractor import AttributeSchema, Extractor
 from extractor.batch import files_of, prints, retry, work
+from extractor.batch_cli import _work
 from extractor.config import load_settings
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError, EngineUnavailable, InputError
-from extractor.job import MANIFEST, Manifest, create, open_job
-from extractor.progress import reporting
+from extractor.job import MANIFEST, Counts, Manifest, create, open_job
+from extractor.prices import money, prices_of
+from extractor.progress import METRICS, SPEED, facts, line, reporting
 from extractor.prompts import PROMPTS
 
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
@@ -312,15 +316,75 @@ def test_a_job_keeps_its_settings_but_no_secrets(tmp_path, monkeypatch):
         assert settings.k == 3 and settings.api_key == "sk-secret"
 
 
+@pytest.mark.parametrize(
+    ("text", "cost"),
+    [
+        ("prompt=1", 10.0),
+        ("prompt=1,cached=0.25", 4.0),
+        ("prompt=1, output=2", 14.0),
+        ("hour=3", 1.5),
+        ("prompt=1,cached=0,output=2,hour=3", 7.5),
+        ("hour=x", "write prompt=0.4"),
+        ("2.5", "write prompt=0.4"),
+        ("day=1", "unknown kind 'day'"),
+        ("output=2,hour=3", "prompt tokens is missing"),
+    ],
+)
+def test_what_a_job_costs(text, cost):
+    if isinstance(cost, str):
+        with pytest.raises(InputError, match=cost):
+            prices_of(text)
+        return
+    assert money(prices_of(text), 10_000_000, 8_000_000, 2_000_000, 1_800) == pytest.approx(cost)
+    counts = Counts(500, 490, 0, 10, 1_800, 10_000_000, 8_000_000, 2_000_000, {}, None)
+    found = facts(counts, 0.25, counts, 60, prices_of(text))
+    assert (found["cost"], found["cost_expected"]) == (pytest.approx(cost), pytest.approx(4 * cost))
+    assert {"cost", "cost_expected"} <= METRICS.keys()
+    assert line(found, SPEED).endswith(f"80% of the prompts from the prefix cache, {found['cost']} cost so far")
+    assert "cost_expected" not in facts(counts, 0.0, prices=prices_of(text))
+
+
+def test_a_job_knows_its_prices(tmp_path):
+    (tmp_path / "offers.jsonl").write_text("".join(line + "\n" for line in offers(40)))
+    common = ("--attributes", "Brand", "--engine", "scripted", "--out", str(tmp_path / "job"))
+    begin = ("batch", "run", str(tmp_path / "offers.jsonl"), *common, "--chunk", "10", "--progress", "json")
+    assert "write prompt=0.4" in run_cli(*begin, "--price", "two").stderr and not (tmp_path / "job").exists()
+    done = run_cli(*begin, "--price", "prompt=0,output=1000000")
+    costs = [json.loads(row)["cost"] for row in done.stderr.splitlines() if row.startswith("{")]
+    assert costs == sorted(costs) and "records/s" in done.stderr and f"{costs[-1]} cost so far" in done.stderr
+
+    def status(*options):
+        return json.loads(run_cli("batch", "status", str(tmp_path / "job"), "--json", *options).stdout)
+
+    assert status()["cost"] == status()["cost_expected"] == costs[-1] == status()["output_tokens"]
+    assert status("--price", "prompt=0,output=2000000")["cost"] == 2 * costs[-1]
+
+    calls = []
+
+    def script(request):
+        calls.append(1)
+        if len(calls) > 100:
+            raise KeyboardInterrupt
+        return first_words(request)
+
+    with made(tmp_path, offers(2_000), "half", part=20) as job, pytest.raises(typer.Exit):
+        _work(job, partial(work, job, opener(script)), "none", None, None)
+    half = json.loads(
+        run_cli("batch", "status", str(tmp_path / "half"), "--json", "--price", "prompt=0,output=1000000").stdout
+    )
+    assert half["rows"] == half["cost"] == 100 and 1_600 < half["cost_expected"] <= 2_000
+
+
 def test_a_job_is_watched_by_prometheus(tmp_path):
     pytest.importorskip("prometheus_client")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     seen, last = [], []
+    prices = prices_of("prompt=0,output=1000000")
     with (
         made(tmp_path, [*offers(30), "{"]) as job,
-        reporting("none", job.counts(), Console(stderr=True), port) as report,
+        reporting("none", job.counts(), Console(stderr=True), port, prices) as report,
     ):
 
         def scraped(counts, fraction):
@@ -335,6 +399,7 @@ def test_a_job_is_watched_by_prometheus(tmp_path):
         ):
             pass
     assert [f"shelfwise_job_rows {n}.0" in text for n, text in zip((8, 16, 24, 31), seen, strict=True)] == [True] * 4
+    assert "shelfwise_job_cost 30.0" in seen[-1] and "shelfwise_job_cost_expected 30.0" in seen[-1]
     assert 'shelfwise_job_dead_letters{reason="invalid_offer"} 1.0' in seen[-1]
     with pytest.raises(InputError, match="--progress 'loud' is none of"), reporting("loud", last[0], Console()):
         pass
