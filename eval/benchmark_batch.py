@@ -122,7 +122,7 @@ def job(extractor: Extractor, offers: Sequence[LabelledOffer]) -> list[Predictio
             demonstrations=None,
             settings={},
             part=512,
-            prints={},
+            prints={f"schema {s.category}": s.reference for s in extractor.schemas},
             created="",
         )
         with create(Path(folder) / "job", manifest) as made:

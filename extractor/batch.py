@@ -3,38 +3,36 @@
     shelfwise batch run offers.parquet --schema prompts/schemas --out results/
     shelfwise batch resume results/
 
-The input is read ahead, part by part; what the job or another one knows already is taken from there, the rest is extracted, and
-the part entered in the job (`extractor.job`).
+The input is read ahead in chunks; what the job or another one knows already is taken from there, the rest is extracted, in this
+process or on Ray (`extractor.cluster`), and each chunk entered in the job (`extractor.job`) as a part.
 """
 
 import hashlib
-import json
 import time
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from glob import glob
 from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
 from extractor.adapters import fingerprint
+from extractor.chunks import Chunk, Item, Row, key_maker, part_of, prepared
 from extractor.config import LOCAL, Settings, adapters_of, find_calibration
 from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
-from extractor.extract import Extractor
 from extractor.io import FORMATS, Columns, OfferReader, format_of
-from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job, Part
+from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job
 from extractor.prompts import load_template
-from extractor.records import Extraction, Failure, LabelledOffer, ProductOffer
+from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
 from extractor.stores import files_at, local, name_of, version_of
-from extractor.workshop import Opened, Outcome, Workshop
+from extractor.workshop import Opened, Workshop
 
-Row = ProductOffer | Failure
 Report = Callable[[Counts, float], None]
 T = TypeVar("T")
 NEVER = ("invalid_offer", "duplicate_id")  # dead letters that are no offers
-ASKED = ("engine", "grounding", "k", "choice", "order", "known", "truncate")  # settings that a record depends on
 
 
 def files_of(sources: Sequence[str]) -> list[str]:
@@ -113,15 +111,50 @@ def _hash(file: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()[:16]
 
 
+class Budget:
+    """What a job may try again, in all its life."""
+
+    def __init__(self, job: Job, retries: int) -> None:
+        self._job, self._retries = job, retries
+
+    @property
+    def left(self) -> int:
+        return self._retries - (self._job.noted(RETRIES) or 0)
+
+    def spend(self, reason: str) -> None:
+        """Raises InputError where nothing is left."""
+        if self.left <= 0:
+            folder = self._job.folder
+            raise InputError(
+                f"{folder}: all {self._retries} retries are spent, the last on: {reason}. Once that is put right: "
+                f"shelfwise batch resume {folder} --retries {2 * self._retries}"
+            )
+        self._job.note(RETRIES, self._retries - self.left + 1)
+
+
+Say = Callable[[str], None]
+Extract = Callable[[Iterator[Chunk], Opened, Budget, Say, float], Generator[Chunk]]
+
+
+def in_process(chunks: Iterator[Chunk], opened: Opened, budget: Budget, say: Say, patience: float) -> Generator[Chunk]:
+    """The chunks, one after the other, extracted by an engine in this process."""
+    with Workshop(opened, budget.spend, say, patience) as shop:
+        for chunk in chunks:
+            started = time.perf_counter()
+            chunk.take(shop.extract(chunk.offers), time.perf_counter() - started)
+            yield chunk
+
+
 def work(
     job: Job,
     opened: Opened,
     *,
     reuse: Sequence[Job] = (),
+    extract: Extract = in_process,
     retries: int = 10_000,
     patience: float = 600.0,
     report: Report = lambda counts, fraction: None,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> Counts:
     """Go on with the input where the job stands. Records of `reuse`, and the job's own, are not made twice. `retries` is what the
     job may spend in all, `patience` how many seconds a server may stay away; `report` hears of each part, with the share of
@@ -131,16 +164,11 @@ def work(
         if before.finished:
             return before
         rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns))
-        chunks = _chunks(islice(rows, before.rows, None), job.manifest.part)
-        first = before.rows
-        with _workshop(job, opened, retries, patience, say) as shop, ThreadPoolExecutor(1) as ahead:
-            following: Future[list[Row]] = ahead.submit(next, chunks, [])
-            while chunk := following.result():
-                following = ahead.submit(next, chunks, [])  # is read while this one is extracted
-                job.enter(_part(chunk, first, [job, *reuse], shop, _key_maker(job, shop.extractor)))
-                first += len(chunk)
-                report(job.counts(), rows.fraction)
-        job.note(TOTAL, first)
+        items = (Item(n, row) for n, row in enumerate(islice(rows, before.rows, None), before.rows))
+        chunks = _ahead(Chunk(chunk, rows.fraction) for chunk in _chunks(items, job.manifest.part))
+        known = prepared(chunks, [job, *reuse], key_maker(job))
+        _settle(job, extract(known, opened, Budget(job, retries), say, patience), report)
+        job.note(TOTAL, job.counts().rows)
         return job.counts()
 
 
@@ -148,19 +176,28 @@ def retry(
     job: Job,
     opened: Opened,
     *,
+    extract: Extract = in_process,
     retries: int = 10_000,
     patience: float = 600.0,
     report: Report = lambda counts, fraction: None,
-    say: Callable[[str], None] = lambda message: None,
+    say: Say = lambda message: None,
 ) -> Counts:
     """Extract the dead letters that are offers once more. Parameters and errors are those of `work`."""
     with job.locked():
-        letters = [letter for letter in job.letters() if letter.failure.failure.reason not in NEVER]
-        with _workshop(job, opened, retries, patience, say) as shop:
-            for begin, chunk in enumerate(_chunks(iter(letters), job.manifest.part)):
-                job.enter(_again(chunk, shop, _key_maker(job, shop.extractor)))
-                report(job.counts(), (begin * job.manifest.part + len(chunk)) / len(letters))
+        items = [_item(letter) for letter in job.letters() if letter.failure.failure.reason not in NEVER]
+        chunks = (
+            Chunk(chunk, min(1.0, (n + 1) * job.manifest.part / len(items)))
+            for n, chunk in enumerate(_chunks(iter(items), job.manifest.part))
+        )
+        known = prepared(chunks, [job], key_maker(job))
+        _settle(job, extract(known, opened, Budget(job, retries), say, patience), report)
         return job.counts()
+
+
+def _item(letter: DeadLetter) -> Item:
+    f = letter.failure
+    offer = ProductOffer(id=f.offer_id, title=f.title or "", description=f.description, category=f.category)
+    return Item(letter.row, offer, letter.attempts)
 
 
 def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
@@ -168,100 +205,19 @@ def _chunks(items: Iterator[T], size: int) -> Iterator[list[T]]:
         yield chunk
 
 
-def _workshop(job: Job, opened: Opened, retries: int, patience: float, say: Callable[[str], None]) -> Workshop:
-    def spend(reason: str) -> None:
-        spent = (job.noted(RETRIES) or 0) + 1
-        if spent > retries:
-            raise InputError(
-                f"{job.folder}: all {retries} retries are spent, the last on: {reason}. Once that is put right: "
-                f"shelfwise batch resume {job.folder} --retries {2 * retries}"
-            )
-        job.note(RETRIES, spent)
-
-    return Workshop(opened, spend, say, patience)
+def _ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The same; one is read while the one before it is extracted."""
+    with ThreadPoolExecutor(1) as reader:
+        following = reader.submit(next, chunks, None)
+        while chunk := following.result():
+            following = reader.submit(next, chunks, None)
+            yield chunk
 
 
-KeyOf = Callable[[ProductOffer], bytes | None]
-
-
-def _key_maker(job: Job, extractor: Extractor) -> KeyOf:
-    """A record's key is of all that it depends on; without a schema there is none."""
-    about = {n: p for n, p in job.manifest.prints.items() if not n.startswith(("input ", "schema"))}
-    asked = {name: job.manifest.settings.get(name) for name in ASKED}
-    start = hashlib.blake2b(json.dumps([about, asked], sort_keys=True).encode(), digest_size=16)
-
-    def key(offer: ProductOffer) -> bytes | None:
-        schema = extractor.schema_for(offer)
-        if schema is None:
-            return None
-        content = start.copy()
-        content.update(json.dumps([schema.reference, offer.category, offer.title, offer.description]).encode())
-        return content.digest()
-
-    return key
-
-
-def _part(rows: Sequence[Row], first: int, known: Sequence[Job], shop: Workshop, key_of: KeyOf) -> Part:
-    """What comes of some rows, the first of which is row `first` of the input. Offers that are the same are extracted once."""
-    made: dict[int, Outcome] = {}
-    keys: dict[int, bytes | None] = {}
-    same: dict[bytes, list[int]] = {}
-    fresh: list[tuple[int, ProductOffer]] = []
-    for place, row in enumerate(rows):
-        if isinstance(row, Failure):
-            made[place] = row, 1
-            continue
-        key = keys[place] = key_of(row)
-        if key is not None and key in same:
-            same[key].append(place)
-        elif key is not None and (found := next(filter(None, (job.find(key) for job in known)), None)):
-            made[place] = _renamed(found, row), 0
-        else:
-            fresh.append((place, row))
-            if key is not None:
-                same[key] = []
-    started = time.perf_counter()
-    outcomes = shop.extract([offer for _, offer in fresh])
-    part = Part(rows=len(rows), seconds=time.perf_counter() - started)
-    for (place, _), (record, attempts) in zip(fresh, outcomes, strict=True):
-        made[place] = record, attempts
-        part.usage += [record.usage] if isinstance(record, Extraction) else []
-        for twin in same.get(keys[place] or b"", ()):
-            made[twin] = _renamed(record, rows[twin]), attempts
-    for place in range(len(rows)):
-        _sort(part, *made[place], first + place, rows[place], keys.get(place), shop)
-    part.reused = len(part.records) - len(part.usage)
-    return part
-
-
-def _renamed(record: Extraction | Failure, row: Row) -> Extraction | Failure:
-    return record.model_copy(update={"offer_id": row.id if isinstance(row, ProductOffer) else row.offer_id})
-
-
-def _again(letters: Sequence[DeadLetter], shop: Workshop, key_of: KeyOf) -> Part:
-    failures = [letter.failure for letter in letters]
-    offers = [
-        ProductOffer(id=f.offer_id, title=f.title or "", description=f.description, category=f.category)
-        for f in failures
-    ]
-    started = time.perf_counter()
-    outcomes = shop.extract(offers)
-    part = Part(seconds=time.perf_counter() - started)
-    for letter, offer, (record, attempts) in zip(letters, offers, outcomes, strict=True):
-        _sort(part, record, letter.attempts + attempts, letter.row, offer, key_of(offer), shop)
-        if isinstance(record, Extraction):
-            part.usage.append(record.usage)
-            part.answered.append(letter.row)
-    return part
-
-
-def _sort(
-    part: Part, record: Extraction | Failure, attempts: int, place: int, row: Row, key: bytes | None, shop: Workshop
-) -> None:
-    """Into the part: a record, or a dead letter with what was asked."""
-    if isinstance(record, Extraction):
-        part.records.append(record)
-        part.keys.append(key)
-    else:
-        prompt = shop.prompt(row) if isinstance(row, ProductOffer) else None
-        part.dead.append(DeadLetter(row=place, attempts=attempts, failure=record, prompt=prompt))
+def _settle(job: Job, chunks: Generator[Chunk], report: Report) -> None:
+    """Into the job, in the order of the input: who resumes passes over as many rows as are in it."""
+    with closing(chunks):
+        for chunk in chunks:
+            job.enter(part_of(chunk))
+            chunk.settled = True
+            report(job.counts(), chunk.fraction)

@@ -51,7 +51,11 @@ class MissingExtraError(InputError):
     """An optional extra is needed and missing."""
 
     def __init__(self, package: str, extra: str) -> None:
-        super().__init__(f"{package} is not installed; install it with: pip install 'shelfwise[{extra}]'")
+        super().__init__(package, extra)  # so that it can be pickled
+
+    def __str__(self) -> str:
+        package, extra = self.args
+        return f"{package} is not installed; install it with: pip install 'shelfwise[{extra}]'"
 
 
 class StorageError(ShelfwiseError):

@@ -7,16 +7,23 @@ died is started again; a server that is down is waited for.
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 from extractor.errors import EngineError, EngineUnavailable, InputError
 from extractor.extract import Extractor
 from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
 
 Opened = Callable[[], AbstractContextManager[Extractor]]
-Outcome = tuple[Extraction | Failure, int]  # and how often it was asked for
 T = TypeVar("T")
 LONGEST_WAIT = 60.0  # seconds between two calls to a server that is down
+
+
+class Outcome(NamedTuple):
+    """What came of an offer, how often it was asked for and, of a failure, what was asked, if anything could be."""
+
+    record: Extraction | Failure
+    attempts: int
+    prompt: list[dict[str, str]] | None = None
 
 
 class Workshop:
@@ -48,7 +55,8 @@ class Workshop:
             return []
         extractor = self.extractor
         try:
-            return [(record, attempt) for record in self._patiently(lambda: extractor.extract(offers))]
+            records = self._patiently(lambda: extractor.extract(offers))
+            return [_outcome(extractor, offer, r, attempt) for offer, r in zip(offers, records, strict=True)]
         except (InputError, EngineUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
@@ -59,7 +67,7 @@ class Workshop:
             self._spend(reason)
             return self.extract(offers, attempt + 1)
         if len(offers) == 1:
-            return [(_broken(offers[0], reason), attempt)]
+            return [_outcome(extractor, offers[0], _broken(offers[0], reason), attempt)]
         self._spend(reason)
         middle = len(offers) // 2
         return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)
@@ -83,16 +91,13 @@ class Workshop:
             self._stack.close()
         self._extractor = None
 
-    def prompt(self, offer: ProductOffer) -> list[dict[str, str]] | None:
-        """What the engine is asked about an offer; None where nothing can be."""
-        schema = self.extractor.schema_for(offer)
+
+def _outcome(extractor: Extractor, offer: ProductOffer, record: Extraction | Failure, attempt: int) -> Outcome:
+    asked = None
+    if isinstance(record, Failure) and (schema := extractor.schema_for(offer)):
         with suppress(Exception):  # an offer may be poisonous to its own prompt
-            return (
-                [{"role": m["role"], "content": m["content"]} for m in self.extractor.prompt(offer, schema)]
-                if schema
-                else None
-            )
-        return None
+            asked = [{"role": m["role"], "content": m["content"]} for m in extractor.prompt(offer, schema)]
+    return Outcome(record, attempt, asked)
 
 
 def _broken(offer: ProductOffer, reason: str) -> Failure:
