@@ -37,6 +37,7 @@ from extractor.stores import local, reaching
 from extractor.writers import open_writer
 
 if TYPE_CHECKING:
+    from extractor.batch import Extract
     from extractor.schema import AttributeSchema
 
 app = typer.Typer(
@@ -50,6 +51,12 @@ Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
 Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
 Patience = Annotated[float, typer.Option(min=0, help="Seconds that a server may stay away.")]
 Port = Annotated[int | None, typer.Option("--metrics-port", help="Serve Prometheus metrics there.")]
+Ray = Annotated[
+    str | None, typer.Option("--ray", help="Extract on Ray: local (a cluster for this job), auto, or HOST:PORT.")
+]
+Actors = Annotated[str, typer.Option(help="Engines on Ray: MIN:MAX, or one number.")]
+Cpus = Annotated[float, typer.Option(min=0, help="Cores of each.")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each.")]
 Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
 
 
@@ -87,6 +94,10 @@ def run(
     category_column: Annotated[str, typer.Option(help="… of the category.")] = "category",
     retries: Retries = 10_000,
     patience: Patience = 600.0,
+    ray: Ray = None,
+    actors: Actors = "1:4",
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
     progress: Shown = "live",
     metrics_port: Port = None,
     price: Price = None,
@@ -116,9 +127,10 @@ def run(
         prints={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    extract = _extract(ray, actors, cpus, gpus)
     opened, prints = _ready(manifest)
     with create(folder, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
-        act = partial(work, job, opened, reuse=others, retries=retries, patience=patience)
+        act = partial(work, job, opened, reuse=others, extract=extract, retries=retries, patience=patience)
         _work(job, act, progress, metrics_port, price)
 
 
@@ -131,6 +143,10 @@ def resume(
     reuse: Annotated[list[Path] | None, typer.Option(help="As of run.")] = None,
     retries: Retries = 10_000,
     patience: Patience = 600.0,
+    ray: Ray = None,
+    actors: Actors = "1:4",
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
     progress: Shown = "live",
     metrics_port: Port = None,
     price: Price = None,
@@ -138,9 +154,10 @@ def resume(
     """Go on with a job where it was stopped."""
     from extractor.batch import work
 
+    extract = _extract(ray, actors, cpus, gpus)
     with open_job(job) as opened, _opened(reuse) as others:
         extractor = _unchanged(opened, accept_changes)
-        act = partial(work, opened, extractor, reuse=others, retries=retries, patience=patience)
+        act = partial(work, opened, extractor, reuse=others, extract=extract, retries=retries, patience=patience)
         _work(opened, act, progress, metrics_port, price)
 
 
@@ -149,6 +166,10 @@ def retry(
     job: Folder,
     retries: Retries = 10_000,
     patience: Patience = 600.0,
+    ray: Ray = None,
+    actors: Actors = "1:4",
+    cpus: Cpus = 1,
+    gpus: Gpus = 0,
     progress: Shown = "live",
     metrics_port: Port = None,
     price: Price = None,
@@ -156,8 +177,10 @@ def retry(
     """Extract the dead letters that are offers once more."""
     from extractor.batch import retry as again
 
+    extract = _extract(ray, actors, cpus, gpus)
     with open_job(job) as opened:
-        act = partial(again, opened, _unchanged(opened, False), retries=retries, patience=patience)
+        extractor = _unchanged(opened, False)
+        act = partial(again, opened, extractor, extract=extract, retries=retries, patience=patience)
         _work(opened, act, progress, metrics_port, price)
 
 
@@ -227,6 +250,14 @@ def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
     return partial(open_extractor, settings, schemas, shown), prints(
         files_of(manifest.sources), settings, schemas, shown
     )
+
+
+def _extract(ray: str | None, actors: str, cpus: float, gpus: float) -> "Extract":
+    """Where: on Ray, or in this process."""
+    from extractor.batch import in_process
+    from extractor.cluster import Cluster, bounds
+
+    return Cluster(ray, bounds(actors), cpus, gpus) if ray else in_process
 
 
 @contextmanager
