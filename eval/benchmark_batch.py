@@ -9,7 +9,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -20,12 +21,15 @@ from eval.baselines.spans import schema_for
 from eval.datasets import load_dataset
 from eval.metrics import Prediction, score, tabulate, tallies
 from eval.predictions import from_answer, from_record
-from extractor import Extractor
+from extractor import AttributeSchema
+from extractor.apart import Engines
 from extractor.batch import work
+from extractor.config import load_settings, open_extractor
 from extractor.engines.base import GenerationRequest
 from extractor.engines.models import resolve_model
 from extractor.job import Manifest, create
 from extractor.records import LabelledOffer
+from extractor.workshop import Opened
 
 
 @contextmanager
@@ -110,7 +114,12 @@ def by_hand(llm: Any, requests: Sequence[GenerationRequest]) -> list[Prediction]
     return [from_answer(o.outputs[0].text) for o in outputs]
 
 
-def job(extractor: Extractor, offers: Sequence[LabelledOffer]) -> list[Prediction]:
+def job(
+    opened: Opened, schemas: Sequence[AttributeSchema], offers: Sequence[LabelledOffer], engines: int
+) -> tuple[list[Prediction], float]:
+    """And records/s, since the first chunk was there: by then engines have started. The first chunk of each does not count."""
+    part = max(1, min(256, len(offers) // (4 * engines)))
+    at: list[float] = []
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "offers.jsonl"
         source.write_text("".join(o.model_dump_json(exclude={"attributes", "absent"}) + "\n" for o in offers))
@@ -121,55 +130,57 @@ def job(extractor: Extractor, offers: Sequence[LabelledOffer]) -> list[Predictio
             attributes=None,
             demonstrations=None,
             settings={},
-            part=512,
-            prints={f"schema {s.category}": s.reference for s in extractor.schemas},
+            part=part,
+            prints={f"schema {s.category}": s.reference for s in schemas},
             created="",
         )
         with create(Path(folder) / "job", manifest) as made:
-            work(made, lambda: nullcontext(extractor))
+            work(made, opened, extract=Engines(engines), report=lambda *_: at.append(time.perf_counter()))
             by_id = {r.offer_id: from_record(r.to_dict()) for r in made.records()}
-            return [by_id.get(o.id, Prediction(failure="engine_error")) for o in offers]
+    predictions = [by_id.get(o.id, Prediction(failure="engine_error")) for o in offers]
+    return predictions, (len(offers) - engines * part) / (at[-1] - at[0])
 
 
 def batch(
-    data: Annotated[Path, typer.Option(help="A folder of labelled offers; its validation split is used.")],
+    data: Annotated[Path, typer.Option(help="A folder of labelled offers.")],
+    split: str = "train",
     model: str = "base",
-    n: Annotated[int, typer.Option(help="Offers.")] = 261,
-    plain: Annotated[int, typer.Option(help="Of these for the plain loop.")] = 60,
+    n: Annotated[int, typer.Option(min=100, help="Offers.")] = 1000,
+    plain: Annotated[int, typer.Option(help="Of these for the plain loop.")] = 40,
+    concurrent: Annotated[int, typer.Option(help="Of these for 16 requests at once.")] = 250,
+    engines: Annotated[int | None, typer.Option(help="Of the job. (default: one a core)")] = None,
 ) -> None:
     """Records/s and F1 of a plain loop, of 16 requests at once, of `LLM.chat` on the whole list, and of a job."""
+    import extractor.engines.vllm_offline  # noqa: F401  # says what vLLM logs, before it is imported
     from eval.benchmark import _requests
-    from extractor.engines.vllm_offline import VllmEngine  # sets up what `stock` logs, too
 
-    dataset = load_dataset(data, "validation")
+    dataset = load_dataset(data, split)
     # Category by category, as the extractor sorts them, so that requests go with offers.
     offers = sorted(dataset.offers[:n], key=lambda o: schema_for(o, dataset.schemas).fingerprint)
     requests = _requests(dataset.schemas, offers, grounding="off")
-    found: dict[str, tuple[float, float]] = {}
+    rates: dict[str, float] = {}
 
-    def timed(name: str, run: Callable[[], Sequence[Prediction]]) -> None:
+    def show(name: str, made: Sequence[Prediction], rate: float) -> None:
+        rates[name] = rate
+        f1 = score(tallies(tabulate(offers[: len(made)], made, dataset.asked))["published"]).f1
+        print(f"{name:32} {rate:7.1f} records/s   F1 {f1:.1f} of {len(made)} offers", flush=True)
+
+    def timed(name: str, run: Callable[[], list[Prediction]]) -> None:
         begin = time.perf_counter()
         made = run()
-        seconds = time.perf_counter() - begin
-        cells = tabulate(offers[: len(made)], made, dataset.asked)
-        found[name] = len(made) / seconds, score(tallies(cells)["published"]).f1
-        print(f"{name:32} {found[name][0]:7.1f} records/s   F1 {found[name][1]:.1f}", flush=True)
+        show(name, made, len(made) / (time.perf_counter() - begin))
 
     with served(model) as client:
         ask(client, requests[0])
         timed("one request at a time", lambda: [from_answer(ask(client, r)) for r in requests[:plain]])
         with ThreadPoolExecutor(16) as pool:
-            timed("16 requests at once", lambda: [from_answer(a) for a in pool.map(lambda r: ask(client, r), requests)])
+            some = requests[:concurrent]
+            timed("16 requests at once", lambda: [from_answer(a) for a in pool.map(lambda r: ask(client, r), some)])
     with stock(model) as llm:
         by_hand(llm, requests[:1])
         llm.reset_prefix_cache()
         timed("LLM.chat on the whole list", lambda: by_hand(llm, requests))
-    engine = VllmEngine(model)
-    extractor = Extractor(engine, dataset.schemas)
-    extractor.extract(offers[:1])
-    engine._llm.reset_prefix_cache()
-    timed("a job", lambda: job(extractor, offers))
-    engine.close()
-    rates = {name: rate for name, (rate, _) in found.items()}
+    opened: Opened = partial(open_extractor, load_settings(engine="vllm", model=model), dataset.schemas)
+    show("a job", *job(opened, dataset.schemas, offers, engines or len(os.sched_getaffinity(0))))
     print(f"the job is {rates['a job'] / rates['one request at a time']:.1f} times the plain loop,", end=" ")
     print(f"{rates['a job'] / rates['LLM.chat on the whole list']:.2f} times LLM.chat")

@@ -61,7 +61,7 @@ def _rate(cluster: Cluster, opened: Opened, size: int, rounds: int) -> float:
             attributes=None,
             demonstrations=None,
             settings={},
-            part=size // cluster.actors[1],
+            part=size // cluster.engines[1],
             prints={},
             created="",
         )

@@ -4,7 +4,7 @@
     shelfwise batch resume results/
 
 The input is read ahead in chunks; what the job or another one knows already is taken from there, the rest is extracted, in this
-process or on Ray (`extractor.cluster`), and each chunk entered in the job (`extractor.job`) as a part.
+process, in several (`extractor.apart`) or on Ray (`extractor.cluster`), and each chunk enters the job (`extractor.job`), a part.
 """
 
 import hashlib
@@ -15,6 +15,7 @@ from contextlib import closing
 from glob import glob
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import TypeVar
 
 from extractor.adapters import fingerprint
@@ -115,21 +116,22 @@ class Budget:
     """What a job may try again, in all its life."""
 
     def __init__(self, job: Job, retries: int) -> None:
-        self._job, self._retries = job, retries
+        self._job, self._retries, self._lock = job, retries, Lock()
 
     @property
     def left(self) -> int:
         return self._retries - (self._job.noted(RETRIES) or 0)
 
     def spend(self, reason: str) -> None:
-        """Raises InputError where nothing is left."""
-        if self.left <= 0:
-            folder = self._job.folder
-            raise InputError(
-                f"{folder}: all {self._retries} retries are spent, the last on: {reason}. Once that is put right: "
-                f"shelfwise batch resume {folder} --retries {2 * self._retries}"
-            )
-        self._job.note(RETRIES, self._retries - self.left + 1)
+        """From any thread. Raises InputError where nothing is left."""
+        with self._lock:
+            if self.left <= 0:
+                folder = self._job.folder
+                raise InputError(
+                    f"{folder}: all {self._retries} retries are spent, the last on: {reason}. Once that is put right: "
+                    f"shelfwise batch resume {folder} --retries {2 * self._retries}"
+                )
+            self._job.note(RETRIES, self._retries - self.left + 1)
 
 
 Say = Callable[[str], None]

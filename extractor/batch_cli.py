@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -54,9 +54,11 @@ Port = Annotated[int | None, typer.Option("--metrics-port", help="Serve Promethe
 Ray = Annotated[
     str | None, typer.Option("--ray", help="Extract on Ray: local (a cluster for this job), auto, or HOST:PORT.")
 ]
-Actors = Annotated[str, typer.Option(help="Engines on Ray: MIN:MAX, or one number.")]
-Cpus = Annotated[float, typer.Option(min=0, help="Cores of each.")]
-Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each.")]
+Engines = Annotated[
+    str, typer.Option(help="How many, each in a process with its share of the cores; on Ray also MIN:MAX.")
+]
+Cpus = Annotated[float, typer.Option(min=0, help="Cores of each on Ray.")]
+Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each on Ray.")]
 Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
 
 
@@ -95,7 +97,7 @@ def run(
     retries: Retries = 10_000,
     patience: Patience = 600.0,
     ray: Ray = None,
-    actors: Actors = "1:4",
+    engines: Engines = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     progress: Shown = "live",
@@ -127,7 +129,7 @@ def run(
         prints={},
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    extract = _extract(ray, actors, cpus, gpus)
+    extract = _extract(ray, engines, cpus, gpus)
     opened, prints = _ready(manifest)
     with create(folder, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
         act = partial(work, job, opened, reuse=others, extract=extract, retries=retries, patience=patience)
@@ -144,7 +146,7 @@ def resume(
     retries: Retries = 10_000,
     patience: Patience = 600.0,
     ray: Ray = None,
-    actors: Actors = "1:4",
+    engines: Engines = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     progress: Shown = "live",
@@ -154,7 +156,7 @@ def resume(
     """Go on with a job where it was stopped."""
     from extractor.batch import work
 
-    extract = _extract(ray, actors, cpus, gpus)
+    extract = _extract(ray, engines, cpus, gpus)
     with open_job(job) as opened, _opened(reuse) as others:
         extractor = _unchanged(opened, accept_changes)
         act = partial(work, opened, extractor, reuse=others, extract=extract, retries=retries, patience=patience)
@@ -167,7 +169,7 @@ def retry(
     retries: Retries = 10_000,
     patience: Patience = 600.0,
     ray: Ray = None,
-    actors: Actors = "1:4",
+    engines: Engines = "1",
     cpus: Cpus = 1,
     gpus: Gpus = 0,
     progress: Shown = "live",
@@ -177,7 +179,7 @@ def retry(
     """Extract the dead letters that are offers once more."""
     from extractor.batch import retry as again
 
-    extract = _extract(ray, actors, cpus, gpus)
+    extract = _extract(ray, engines, cpus, gpus)
     with open_job(job) as opened:
         extractor = _unchanged(opened, False)
         act = partial(again, opened, extractor, extract=extract, retries=retries, patience=patience)
@@ -252,12 +254,24 @@ def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
     )
 
 
-def _extract(ray: str | None, actors: str, cpus: float, gpus: float) -> "Extract":
-    """Where: on Ray, or in this process."""
+def _extract(ray: str | None, engines: str, cpus: float, gpus: float) -> "Extract":
+    """On Ray, in several processes, or in this one."""
+    from extractor.apart import Engines
     from extractor.batch import in_process
-    from extractor.cluster import Cluster, bounds
+    from extractor.cluster import Cluster
 
-    return Cluster(ray, bounds(actors), cpus, gpus) if ray else in_process
+    least, most = _bounds(engines)
+    if ray:
+        return Cluster(ray, (least, most), cpus, gpus)
+    return Engines(most) if most > 1 else in_process
+
+
+def _bounds(text: str) -> tuple[int, int]:
+    least, _, most = text.partition(":")
+    with suppress(ValueError):
+        if 1 <= int(least) <= int(most or least):
+            return int(least), int(most or least)
+    raise InputError(f"--engines {text!r}: give one number from 1, or MIN:MAX, as in 2:8")
 
 
 @contextmanager

@@ -30,15 +30,6 @@ WINDOW = 4  # two in an actor's queue, and as many that wait for a slower one be
 TRIES = 4  # of a chunk whose process is lost
 
 
-def bounds(text: str) -> tuple[int, int]:
-    """Of a number of actors: `MIN:MAX`, or one number for both. Raises InputError."""
-    least, _, most = text.partition(":")
-    with suppress(ValueError):
-        if 1 <= int(least) <= int(most or least):
-            return int(least), int(most or least)
-    raise InputError(f"--actors {text!r}: give MIN:MAX, as in 2:8, or one number from 1")
-
-
 @dataclass
 class Answer:
     """`outcomes` of a chunk's offers, none where `error` or the budget ended it; `reasons` of whatever was tried again."""
@@ -127,11 +118,11 @@ class Feed:
 
 @dataclass(frozen=True)
 class Cluster:
-    """How chunks are extracted (`extractor.batch.Extract`): by `actors`, at least and at most, with `cpus` and `gpus` each.
+    """How chunks are extracted (`extractor.batch.Extract`): by `engines` actors, at least and at most, of `cpus` and `gpus`.
     `address` is `local`, `auto` or HOST:PORT, as `ray.init` takes it; a process that is connected already stays so."""
 
     address: str
-    actors: tuple[int, int] = (1, 4)
+    engines: tuple[int, int] = (1, 4)
     cpus: float = 1
     gpus: float = 0
 
@@ -153,7 +144,7 @@ class Cluster:
         sent: dict[int, Chunk] = {}
         numbers = count()
         while True:
-            while len(under_way) < WINDOW * self.actors[1] and (chunk := next(chunks, None)):
+            while len(under_way) < WINDOW * self.engines[1] and (chunk := next(chunks, None)):
                 under_way.append(chunk)
                 if chunk.fresh:
                     sent[number := next(numbers)] = chunk
@@ -186,7 +177,7 @@ class Cluster:
         return f"Ray with {cores:g} cores and {gpus:g} GPUs"
 
     def _answers(self, ray: Any, feed: Any, opened: Opened, patience: float) -> Any:
-        least, most = self.actors
+        least, most = self.engines
         dataset = ray.data.read_datasource(_source(ray, feed), num_cpus=0, override_num_blocks=1).map_batches(
             Worker,
             fn_constructor_args=(feed, opened, patience),

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
+from threading import Lock
 from typing import Any, BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -110,7 +111,8 @@ class Job:
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder, self.manifest = folder, manifest
         with _storing(folder):
-            self._ledger = sqlite3.connect(folder / LEDGER)
+            # Threads that extract note what they try again; one at a time changes the ledger.
+            self._ledger, self._lock = sqlite3.connect(folder / LEDGER, check_same_thread=False), Lock()
             self._ledger.execute("PRAGMA journal_mode = WAL")
             self._ledger.execute("PRAGMA synchronous = FULL")
             self._ledger.executescript(_TABLES)
@@ -161,7 +163,7 @@ class Job:
         with _storing(self.folder):
             _write(self.folder / PARTS / f"{number:05d}.jsonl", lines)
             _write(self.folder / DEAD / f"{number:05d}.jsonl", letters)
-            with self._ledger:
+            with self._lock, self._ledger:
                 self._ledger.execute("INSERT INTO parts VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
                 self._ledger.executemany("DELETE FROM dead WHERE row = ?", [(r,) for r in part.answered])
                 self._ledger.executemany("INSERT OR REPLACE INTO dead VALUES (?, ?, ?, ?)", dead)
@@ -169,7 +171,7 @@ class Job:
 
     def note(self, name: str, value: int) -> None:
         """A number that outlives the process."""
-        with _storing(self.folder), self._ledger:
+        with _storing(self.folder), self._lock, self._ledger:
             self._ledger.execute("INSERT OR REPLACE INTO notes VALUES (?, ?)", (name, value))
 
     def noted(self, name: str) -> int | None:

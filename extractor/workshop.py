@@ -67,7 +67,7 @@ class Workshop:
             self._spend(reason)
             return self.extract(offers, attempt + 1)
         if len(offers) == 1:
-            return [_outcome(extractor, offers[0], _broken(offers[0], reason), attempt)]
+            return [_outcome(self.extractor, offers[0], _broken(offers[0], reason), attempt)]
         self._spend(reason)
         middle = len(offers) // 2
         return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)

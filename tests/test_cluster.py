@@ -12,7 +12,7 @@ from test_batch import made, offers, once, opener, poisonous
 
 from extractor import ProductOffer
 from extractor.batch import retry, work
-from extractor.cluster import TRIES, Cluster, Worker, bounds
+from extractor.cluster import TRIES, Cluster, Worker
 from extractor.engines.scripted import first_words
 from extractor.errors import EngineUnavailable, InputError, MissingExtraError
 from extractor.job import open_job
@@ -148,10 +148,6 @@ def test_errors_of_engines_and_chunks_that_kill_their_process_stop_a_job(tmp_pat
 
 
 def test_what_is_no_cluster_says_what_to_do(tmp_path):
-    assert [bounds(text) for text in ("3", "1:1", "2:8")] == [(3, 3), (1, 1), (2, 8)]
-    for text in ("8:2", "0:2", "two", "", "1:2:3", "-1"):
-        with pytest.raises(InputError, match="give MIN:MAX"):
-            bounds(text)
     with made(tmp_path, offers(8)) as job:
         with pytest.raises(InputError, match="--gpus 4: this machine has 2 and 0"):
             work(job, opener(), extract=Cluster("local", gpus=4))

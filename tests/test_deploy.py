@@ -54,7 +54,7 @@ def test_a_manifest_runs_what_there_is(path):
         # A pod holds an actor, and there may be as many of these as of those.
         asked = worker["resources"]["requests"]
         assert (asked["cpu"], asked["nvidia.com/gpu"]) == (given["--cpus"], given["--gpus"])
-        assert group["maxReplicas"] == int(given["--actors"].rpartition(":")[2]) >= group["minReplicas"]
+        assert group["maxReplicas"] == int(given["--engines"].rpartition(":")[2]) >= group["minReplicas"]
 
 
 @pytest.mark.parametrize("page", sorted(DEPLOY.glob("*.md")), ids=lambda path: path.name)

@@ -1,0 +1,152 @@
+"""Several engines on this machine (`shelfwise batch run … --engines 4`), each in a process with its share of the cores.
+
+A small model keeps no more than a core or two busy: its matrices are small, and what is between them is Python.
+"""
+
+import multiprocessing
+import os
+import pickle
+import signal
+import threading
+import time
+from collections import deque
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from multiprocessing.connection import Connection
+from multiprocessing.context import SpawnProcess
+from queue import LifoQueue
+from typing import Any
+
+from extractor.batch import Budget, Say
+from extractor.chunks import Chunk
+from extractor.errors import EngineError, InputError
+from extractor.workshop import Opened, Workshop
+
+WINDOW = 2  # chunks under way for each engine: one that is extracted, and one that is there when it is done
+
+
+@dataclass(frozen=True)
+class Engines:
+    """How chunks are extracted (`extractor.batch.Extract`): by this many engines, which start as there is work for them."""
+
+    number: int
+
+    def __call__(
+        self, chunks: Iterator[Chunk], opened: Opened, budget: Budget, say: Say, patience: float
+    ) -> Generator[Chunk]:
+        """Raises what extracting raises."""
+        ended = threading.Event()
+        idle = LifoQueue[Workshop]()  # the last to be busy is the first again
+        stack, threads = ExitStack(), ThreadPoolExecutor(self.number)
+        for cores in shares(self.number):
+            apart: Any = partial(_apart, opened, cores, ended)
+            idle.put(stack.enter_context(Workshop(apart, budget.spend, say, patience)))
+
+        def extract(chunk: Chunk) -> Chunk:
+            shop, started = idle.get(), time.perf_counter()
+            try:
+                chunk.take(shop.extract(chunk.offers), time.perf_counter() - started)
+            finally:
+                idle.put(shop)
+            return chunk
+
+        under_way = deque[Future[Chunk]]()  # in the order of the input
+        try:
+            for chunk in chunks:
+                under_way.append(threads.submit(extract, chunk))
+                while under_way and (len(under_way) >= WINDOW * self.number or under_way[0].done()):
+                    yield under_way.popleft().result()
+            while under_way:
+                yield under_way.popleft().result()
+        finally:
+            ended.set()
+            stack.close()
+            threads.shutdown(cancel_futures=True)
+
+
+def shares(number: int) -> list[list[int]]:
+    """Of the cores that this process may use; where there are more engines than cores, they share."""
+    cores = sorted(os.sched_getaffinity(0))
+    return [cores[i::number] or [cores[i % len(cores)]] for i in range(number)]
+
+
+class _Far:
+    """An extractor in another process: calls go there, and what they give or raise comes back."""
+
+    def __init__(self, pipe: Connection, process: SpawnProcess, ended: threading.Event) -> None:
+        self._pipe, self._process, self._ended = pipe, process, ended
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(self.ask, name)
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Raises EngineError where the process is dead, InputError where the job is."""
+        try:
+            self._pipe.send((name, arguments))
+            while not self._pipe.poll(1):
+                if self._ended.is_set():
+                    raise InputError("the job has ended")
+            given, error = self._pipe.recv()
+        except (EOFError, OSError) as broken:
+            if self._ended.is_set():
+                raise InputError("the job has ended") from broken
+            self._process.join()
+            raise EngineError(f"its process ended with status {self._process.exitcode}") from broken
+        if error is not None:
+            raise error
+        return given
+
+
+@contextmanager
+def _apart(opened: Opened, cores: Sequence[int], ended: threading.Event) -> Iterator[_Far]:
+    """An extractor in a process of its own. Raises what opening it raises."""
+    context = multiprocessing.get_context("spawn")
+    here, there = context.Pipe()
+    process = context.Process(target=_serve, args=(there, opened, cores), daemon=True)
+    process.start()
+    there.close()
+    try:
+        far = _Far(here, process, ended)
+        far.ask("extract", [])  # it is open when it answers
+        yield far
+    finally:
+        process.terminate()
+        process.join()
+        here.close()
+
+
+def _serve(pipe: Connection, opened: Opened, cores: Sequence[int]) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job ends this process
+    threading.Thread(target=_follow_parent, daemon=True).start()
+    os.sched_setaffinity(0, cores)
+    os.environ |= {"OMP_NUM_THREADS": str(len(cores)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    with ExitStack() as stack:
+        extractor: Any = None
+        while True:
+            name, arguments = pipe.recv()
+            answer: tuple[Any, Exception | None]
+            try:
+                extractor = extractor or stack.enter_context(opened())
+                answer = getattr(extractor, name)(*arguments), None
+            except Exception as error:  # noqa: BLE001  # whatever it is, the job decides
+                answer = None, _sendable(error)
+            pipe.send(answer)
+
+
+def _sendable(error: Exception) -> Exception:
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:  # noqa: BLE001  # of a library
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _follow_parent() -> None:
+    """A job that is killed leaves no engine behind."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
