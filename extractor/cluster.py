@@ -135,7 +135,10 @@ class Cluster:
             here = {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
             feed = ray.remote(Feed).options(num_cpus=0, label_selector=here).remote()
             with closing(iter(self._answers(ray, feed, opened, patience))) as answers:
-                yield from self._forward(ray, chunks, feed, answers, budget)
+                try:
+                    yield from self._forward(ray, chunks, feed, answers, budget)
+                except ray.exceptions.RayError as error:
+                    raise EngineError(f"Ray gave up, and the job can go on later: {error}") from error
 
     def _forward(
         self, ray: Any, chunks: Iterator[Chunk], feed: Any, answers: Iterator[Any], budget: Budget
@@ -154,10 +157,7 @@ class Cluster:
             if under_way[0].complete:
                 yield under_way.popleft()
                 continue
-            try:
-                (row,) = next(answers).to_pylist()
-            except ray.exceptions.RayError as error:
-                raise EngineError(f"Ray gave up: {error}") from error
+            (row,) = next(answers).to_pylist()
             number, answer = row["number"], pickle.loads(row["answer"])
             feed.drop.remote(number)
             for reason in answer.reasons:
