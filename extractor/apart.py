@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import signal
+import sys
 import threading
 import time
 from collections import deque
@@ -25,6 +26,7 @@ from extractor.chunks import Chunk
 from extractor.errors import EngineError, InputError
 from extractor.workshop import Opened, Workshop
 
+GRACE = 10.0  # seconds for an engine to close
 WINDOW = 2  # chunks under way for each engine: one that is extracted, and one that is there when it is done
 
 
@@ -41,7 +43,9 @@ class Engines:
         ended = threading.Event()
         idle = LifoQueue[Workshop]()  # the last to be busy is the first again
         stack, threads = ExitStack(), ThreadPoolExecutor(self.number)
-        for cores in shares(self.number):
+        divided = shares(self.number)
+        stack.enter_context(_environment(OMP_NUM_THREADS=str(len(divided[0])), VLLM_CPU_OMP_THREADS_BIND="nobind"))
+        for cores in divided:
             apart: Any = partial(_apart, opened, cores, ended)
             idle.put(stack.enter_context(Workshop(apart, budget.spend, say, patience)))
 
@@ -71,6 +75,21 @@ def shares(number: int) -> list[list[int]]:
     """Of the cores that this process may use; where there are more engines than cores, they share."""
     cores = sorted(os.sched_getaffinity(0))
     return [cores[i::number] or [cores[i % len(cores)]] for i in range(number)]
+
+
+@contextmanager
+def _environment(**variables: str) -> Iterator[None]:
+    """That of processes which start meanwhile: a library may read it before any code of ours runs there."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ |= variables
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
 
 
 class _Far:
@@ -114,15 +133,17 @@ def _apart(opened: Opened, cores: Sequence[int], ended: threading.Event) -> Iter
         yield far
     finally:
         process.terminate()
+        process.join(GRACE)
+        process.kill()
         process.join()
         here.close()
 
 
 def _serve(pipe: Connection, opened: Opened, cores: Sequence[int]) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job ends this process
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the job ends this process,
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())  # and it closes its engine
     threading.Thread(target=_follow_parent, daemon=True).start()
     os.sched_setaffinity(0, cores)
-    os.environ |= {"OMP_NUM_THREADS": str(len(cores)), "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
     with ExitStack() as stack:
         extractor: Any = None
         while True:
