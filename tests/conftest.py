@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
@@ -61,6 +62,14 @@ def hostile_titles(n: int, seed: int = 7) -> list[str]:
 
 HOSTILE_SCHEMA = AttributeSchema.from_names(["Brand", "Color", "Size"], "Hostile")
 HOSTILE = [ProductOffer(id=f"hostile-{i}", title=t, category="Hostile") for i, t in enumerate(hostile_titles(1_000))]
+
+
+def missing(program: str, untried: str, package: str) -> NoReturn:
+    """Skip for want of a program, or fail where nothing may be skipped."""
+    message = f"no {program}: {untried} (apt-get install {package})"
+    if os.environ.get("SHELFWISE_NOTHING_SKIPPED"):
+        pytest.fail(message)
+    pytest.skip(message)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 
 import pytest
-from conftest import run_cli
+from conftest import missing, run_cli
 
 from eval.confidence_cli import calibrate
 from extractor.errors import InputError
@@ -141,7 +141,7 @@ def test_a_calibration_that_cannot_be_made(labels, made, tmp_path, options, mess
 @pytest.mark.browser
 def test_the_page_opens_and_fits_a_phone_and_the_dark(made):
     if not CHROMIUM.exists():
-        pytest.skip("no /usr/bin/chromium: the page was not opened in a browser (apt-get install chromium)")
+        missing(str(CHROMIUM), "the page was not opened in a browser", "chromium")
     from playwright.sync_api import sync_playwright
 
     quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import run_cli
+from conftest import missing, run_cli
 
 from extractor.prompts import PROMPTS
 from extractor.view import write_html
@@ -50,7 +50,7 @@ def test_hostile_text_is_inert_and_spans_are_marked(tmp_path):
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
     if not CHROMIUM.exists():
-        pytest.skip("no /usr/bin/chromium: the page was not opened in a browser (apt-get install chromium)")
+        missing(str(CHROMIUM), "the page was not opened in a browser", "chromium")
     target = tmp_path_factory.mktemp("page") / "records.html"
     out = target.with_suffix(".jsonl")
     catalogue, schemas = str(PROMPTS / "samples" / "catalogue.jsonl"), str(PROMPTS / "schemas")
