@@ -35,7 +35,7 @@ test: .venv/installed-tests
 
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --no-header --no-annotate --upgrade --python-version 3.11 \
 	--python-platform x86_64-manylinux_2_28 --override .venv/left-out.txt $(addprefix --find-links ,$(PIP_FIND_LINKS)) \
-	--extra cpu --extra huggingface --extra finetune --extra eval --extra metrics --extra ray
+	--extra cpu --extra huggingface --extra finetune --extra eval --extra metrics --extra ray --extra service
 
 lock: .venv/installed-tests
 	printf '%s ; python_version < "3"\n' torchvision torchaudio torchcodec > .venv/left-out.txt

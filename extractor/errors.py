@@ -6,8 +6,9 @@
     │   ├── TemplateError       a template that does not load, or asks for a variable that nobody gives
     │   ├── DemonstrationError  a labelled offer whose values are not in its own text
     │   ├── AdapterError        adapter weights that do not belong to this base model
+    │   ├── ConflictError       somebody else decides, or has decided
     │   └── MissingExtraError   a package of an optional extra is not installed
-    ├── StorageError            a folder that cannot be written: full, read-only, gone
+    ├── StorageError            a folder or a database that cannot be written: full, read-only, gone
     └── EngineError             the model cannot answer; `retryable` says whether trying again can help
         ├── ModelNotFoundError  no model where `--model` points
         └── EngineUnavailable   a server that does not answer, or answers that it is overloaded
@@ -47,6 +48,10 @@ class AdapterError(InputError):
     """Adapter weights that cannot be used with this base model."""
 
 
+class ConflictError(InputError):
+    """What is to be decided is in the hands of somebody else, or was decided by them."""
+
+
 class MissingExtraError(InputError):
     """An optional extra is needed and missing."""
 
@@ -59,7 +64,7 @@ class MissingExtraError(InputError):
 
 
 class StorageError(ShelfwiseError):
-    """A folder that cannot be written any more. What was finished before is whole."""
+    """A folder or a database that cannot be written or reached any more. What was finished before is whole."""
 
     retryable = True
 
