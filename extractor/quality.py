@@ -1,0 +1,144 @@
+"""What a store says about the model and its reviewers: how much is done, how often they agree, and what can be learned from."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import ColumnElement, and_, case, func, select
+
+from extractor.cells import NONE, loaded
+from extractor.database.tables import cells, offers, reviews
+from extractor.feedback import Store
+from extractor.records import LabelledOffer
+
+RECENT = 600.0  # seconds over which pace is taken
+_PAGE = 500
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Values that wait; those decided today (UTC), several at once counted each; and acts a minute in the last ten."""
+
+    waiting: int
+    today: int
+    pace: float
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Of an attribute: `offers` that were asked for it, those `valued` (by people where they decided, else by the model), those
+    `waiting`, those `reviewed`, and those of them in which people `agreed` with the model. With a `day` (UTC): of what was
+    extracted, or decided, on it."""
+
+    category: str
+    attribute: str
+    offers: int = 0
+    valued: int = 0
+    waiting: int = 0
+    reviewed: int = 0
+    agreed: int = 0
+    day: str | None = None
+
+    @property
+    def coverage(self) -> float | None:
+        return self.valued / self.offers if self.offers else None
+
+    @property
+    def agreement(self) -> float | None:
+        return self.agreed / self.reviewed if self.reviewed else None
+
+
+def counts(store: Store, who: str | None = None, category: str | None = None, attribute: str | None = None) -> Counts:
+    """Of one reviewer, or of all."""
+    now = store.database.now()
+    own = [reviews.c.who == who] if who is not None else []
+    done = and_(reviews.c.undone.is_(None), *own)
+    acts = func.count(reviews.c.act.distinct())
+    with store.database.reading() as connection:
+        waiting = connection.scalar(select(func.count()).select_from(cells).where(store.waiting(category, attribute)))
+        today = connection.scalar(select(func.count()).select_from(reviews).where(done, reviews.c.at >= now[:10]))
+        recent = connection.scalar(select(acts).where(done, reviews.c.at > store.database.now(-RECENT)))
+    return Counts(waiting or 0, today or 0, (recent or 0) * 60 / RECENT)
+
+
+def quality(store: Store) -> list[Quality]:
+    """By category and attribute."""
+    valued = case((cells.c.review.is_(None), cells.c.confidence.is_not(None)), else_=reviews.c.after != NONE)
+    columns = (valued, store.waiting(), cells.c.review.is_not(None), reviews.c.decision == "accepted")
+    group = (cells.c.category, cells.c.attribute)
+    query = select(*group, func.count(), *map(_number, columns)).join(
+        reviews, cells.c.review == reviews.c.id, isouter=True
+    )
+    with store.database.reading() as connection:
+        return [Quality(*row) for row in connection.execute(query.group_by(*group).order_by(*group))]
+
+
+def quality_by_day(store: Store) -> list[Quality]:
+    """By day, category and attribute."""
+    found: dict[tuple[str, ...], dict[str, Any]] = {}
+    for table, at, condition, columns in (
+        (
+            cells,
+            cells.c.extracted,
+            cells.c.extracted != "",
+            {"offers": None, "valued": cells.c.confidence.is_not(None)},
+        ),
+        (
+            reviews,
+            reviews.c.at,
+            reviews.c.undone.is_(None),
+            {"reviewed": None, "agreed": reviews.c.decision == "accepted"},
+        ),
+    ):
+        group = (func.substr(at, 1, 10), table.c.category, table.c.attribute)
+        sums = [func.count() if c is None else _number(c) for c in columns.values()]
+        query = select(*group, *sums).where(condition).group_by(*group)
+        with store.database.reading() as connection:
+            for row in connection.execute(query):
+                found.setdefault(tuple(row[:3]), {}).update(zip(columns, row[3:], strict=True))
+    return [Quality(c, a, day=day, **sums) for (day, c, a), sums in sorted(found.items(), key=lambda pair: pair[0])]
+
+
+def labelled(store: Store, category: str | None = None) -> Iterator[LabelledOffer]:
+    """Offers to learn from: those with a decision, and with no value that still waits for one. Their labels are the decisions and
+    the values above their thresholds; `absent` are the attributes of which a person said so, and not those where only the model
+    found nothing.
+
+    Whole offers, because training takes an attribute without a label for an absent one where no offer says what is absent. An
+    offer whose text has changed so that a decided value no longer stands in it is left out.
+    """
+    mine = cells.c.offer == offers.c.id
+    query = select(offers.c.id).where(
+        select(cells.c.offer).where(mine, cells.c.review.is_not(None)).exists(),
+        ~select(cells.c.offer).where(mine, store.waiting()).exists(),
+        *([offers.c.category == category] if category is not None else []),
+    )
+    query, last = query.order_by(offers.c.id).limit(_PAGE), ""
+    while True:
+        with store.database.reading() as connection:
+            ids = connection.scalars(query.where(offers.c.id > last)).all()
+            decided = store.standing(connection, ids)
+        if not ids:
+            return
+        absent: dict[str, list[str]] = {}
+        spans: dict[str, list[str]] = {}
+        for row in decided:
+            values = loaded(row.after)
+            spans.setdefault(row.offer, []).extend(v.value for v in values if v.status == "verbatim")
+            absent.setdefault(row.offer, []).extend([] if values else [row.attribute])
+        for record in store.records(ids):
+            texts = (record.title, record.description or "")
+            if all(any(span in text for text in texts) for span in spans.get(record.offer_id, ())):
+                yield LabelledOffer(
+                    id=record.offer_id,
+                    category=record.category,
+                    title=record.title,
+                    description=record.description,
+                    attributes={name: [v.value for v in vs] for name, vs in record.attributes.items() if vs},
+                    absent=sorted(absent.get(record.offer_id, ())),
+                )
+        last = ids[-1]
+
+
+def _number(condition: ColumnElement[bool]) -> ColumnElement[int]:
+    return func.coalesce(func.sum(case((condition, 1), else_=0)), 0)
