@@ -1,0 +1,91 @@
+"""API keys: shown once, kept as hashes."""
+
+import hashlib
+import hmac
+import secrets
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from sqlalchemy import insert, select, update
+
+from extractor.database import Database
+from extractor.database.tables import keys
+from extractor.errors import InputError
+from extractor.journal import note
+
+Role = Literal["extract", "review", "admin"]  # each may do what those before it may
+ROLES: tuple[Role, ...] = get_args(Role)
+PREFIX = "sw"  # by which scanners for leaked secrets, and people, know a key
+_SEEN = 60.0  # seconds after which a use is noted again, so that a busy key does not write at every request
+
+
+@dataclass(frozen=True)
+class Key:
+    """Times are ISO 8601 in UTC, None for never; `used` is right to the minute."""
+
+    id: str
+    name: str
+    role: Role
+    created: str
+    expires: str | None
+    revoked: str | None
+    used: str | None
+
+    def allows(self, role: Role) -> bool:
+        return ROLES.index(role) <= ROLES.index(self.role)
+
+
+class Keys:
+    def __init__(self, database: Database) -> None:
+        self.database = database
+
+    def create(self, name: str, role: str, days: float | None, who: str) -> tuple[Key, str]:
+        """The key, and its secret, which is nowhere else. `days` until it expires, None for never. Raises InputError for a role
+        that is none of ROLES."""
+        if role not in ROLES:
+            raise InputError(f"role {role!r}: roles are {', '.join(ROLES)}")
+        identity, token = secrets.token_hex(6), secrets.token_urlsafe(32)
+        expires = None if days is None else self.database.now(days * 86_400)
+        key = Key(identity, name, role, self.database.now(), expires, None, None)
+        with self.database.writing() as connection:
+            connection.execute(insert(keys).values(hash=_hash(token), **vars(key)))
+            note(self.database, connection, who, "keys create", f"{identity} {role} {name}")
+        return key, f"{PREFIX}_{identity}_{token}"
+
+    def check(self, secret: str) -> Key | None:
+        """The key of a secret, unless it is unknown, expired or revoked."""
+        _, identity, token = (*secret.split("_", 2), "", "")[:3]
+        known = keys.c.id == (identity if identity.isascii() and identity.isalnum() else "")
+        with self.database.reading() as connection:
+            row = connection.execute(select(keys).where(known)).one_or_none()
+        # An unknown key takes the same path: the time tells nothing about which keys there are.
+        right = hmac.compare_digest(_hash(token), row.hash if row else _hash(""))
+        now = self.database.now()
+        if row is None or not right or row.revoked or (row.expires and row.expires <= now):
+            return None
+        if row.used is None or row.used <= self.database.now(-_SEEN):
+            with self.database.writing() as connection:
+                connection.execute(update(keys).where(keys.c.id == row.id).values(used=now))
+        return _key(row)
+
+    def all(self) -> list[Key]:
+        with self.database.reading() as connection:
+            return [_key(row) for row in connection.execute(select(keys).order_by(keys.c.created, keys.c.id))]
+
+    def revoke(self, identity: str, who: str) -> None:
+        """For ever. Raises InputError for an unknown id; a second time changes nothing."""
+        with self.database.writing() as connection:
+            if connection.execute(select(keys.c.id).where(keys.c.id == identity)).one_or_none() is None:
+                raise InputError(f"no key {identity!r}; shelfwise keys list")
+            alive = (keys.c.id == identity) & keys.c.revoked.is_(None)
+            if connection.execute(update(keys).where(alive).values(revoked=self.database.now())).rowcount:
+                note(self.database, connection, who, "keys revoke", identity)
+
+
+def _key(row: object) -> Key:
+    return Key(**{name: getattr(row, name) for name in Key.__dataclass_fields__})
+
+
+def _hash(token: str) -> str:
+    # One round of SHA-256: a token has 256 random bits, which no dictionary holds, so a slow hash would only slow requests.
+    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()
