@@ -27,6 +27,8 @@ from extractor.config import open_extractor, schemas_of, settings_of
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
+from extractor.feedback_cli import app as feedback_app
+from extractor.feedback_cli import keys_app
 from extractor.io import Columns, OfferReader, read_labelled
 from extractor.options import (
     Adapter,
@@ -72,6 +74,8 @@ app.add_typer(schema_app, name="schema")
 app.add_typer(prompts_app, name="prompts")
 app.add_typer(adapters_app, name="adapters")
 app.add_typer(batch_app, name="batch")
+app.add_typer(feedback_app, name="feedback")
+app.add_typer(keys_app, name="keys")
 
 
 @app.callback()

@@ -6,6 +6,7 @@ import random
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NoReturn
 
@@ -145,3 +146,43 @@ def write(tmp_path: Path) -> Iterator[object]:
         return path
 
     yield make
+
+
+class Clock:
+    now = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+    def __call__(self):
+        return self.now
+
+    def pass_by(self, seconds):
+        self.now += timedelta(seconds=seconds)
+
+
+@pytest.fixture(scope="session")
+def server():
+    """What empties a database on a running PostgreSQL, and gives its address."""
+    from postgresql import cluster
+    from sqlalchemy import NullPool, create_engine, text
+
+    with cluster() as address:
+        engine = create_engine(address, poolclass=NullPool)
+
+        def empty():
+            with engine.begin() as connection:
+                connection.execute(text("DROP SCHEMA public CASCADE"))
+                connection.execute(text("CREATE SCHEMA public"))
+            return address
+
+        yield empty
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def address(request, tmp_path):
+    if request.param == "postgresql":
+        return request.getfixturevalue("server")()
+    return f"sqlite:///{tmp_path / 'store.sqlite'}"
+
+
+@pytest.fixture
+def clock():
+    return Clock()

@@ -3,7 +3,7 @@ import sys
 
 import extractor
 
-HEAVY = {"torch", "vllm", "transformers", "ray", "fastapi", "outlines", "pyarrow"}
+HEAVY = {"torch", "vllm", "transformers", "ray", "fastapi", "outlines", "pyarrow", "sqlalchemy"}
 
 
 def test_the_library_imports_without_anything_heavy():

@@ -1,0 +1,397 @@
+"""The store, on SQLite and on PostgreSQL: nothing decided is lost, and nobody gets what another has."""
+
+import json
+import random
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from itertools import chain, count
+
+import pytest
+from conftest import HOSTILE
+from typer.testing import CliRunner
+
+from eval.thresholds import Threshold, as_json
+from extractor import Attribute, AttributeSchema, AttributeValue, Evidence, Extraction
+from extractor.cells import placed
+from extractor.cli import app
+from extractor.database import Database
+from extractor.demonstrations import check_demonstrations
+from extractor.errors import ConflictError, InputError
+from extractor.feedback import Store, Thresholds, thresholds_of
+from extractor.io import read_labelled
+from extractor.quality import counts, labelled, quality, quality_by_day
+from extractor.records import Provenance, Usage
+from finetune.dataset import checked, complete
+
+BRAND, COLOR = Attribute(name="Brand"), Attribute(name="Color", multiple=True)
+WIDTH = Attribute(name="Width", type="enum", values=("narrow", "wide"))
+PROVENANCE = {"model": "base@4", "engine": "scripted", "template": "extract@2", "template_sha256": "0", "schema": "s@1"}
+USAGE = Usage(prompt_tokens=1, cached_tokens=0, output_tokens=1)
+
+
+@pytest.fixture
+def store(address, clock):
+    database = Database(address, clock)
+    yield Store(database, Thresholds(0.9))
+    database.close()
+
+
+def value(title, found, confidence=0.5):
+    begin = title.index(found)
+    place = Evidence(field="title", begin=begin, end=begin + len(found))
+    return AttributeValue(value=found, status="verbatim", confidence=confidence, evidence=place)
+
+
+def record(identity, title="Diesel boot, red", created="2026-11-01T00:00:00+00:00", category="Shoes", **values):
+    """An extraction; each value is (text, confidence), or None for no value."""
+    return Extraction(
+        offer_id=identity,
+        category=category,
+        title=title,
+        description=None,
+        attributes={name: [value(title, *v)] if v else [] for name, v in values.items()},
+        provenance=Provenance(created=created, **PROVENANCE),
+        usage=USAGE,
+    )
+
+
+def ids(items):
+    return [item.offer_id for item in items]
+
+
+def brands(store, *offers):
+    return [[v.value for v in r.attributes["Brand"]] for r in store.records(offers)]
+
+
+def test_a_queue_goes_from_the_most_uncertain_to_the_threshold(store):
+    confidences = {"a": 0.7, "b": 0.2, "c": 0.95, "d": 0.9, "e": None, "f": 0.3}
+    store.add([record(k, Brand=("Diesel", c), Color=("red", 0.99), Size=None) for k, c in confidences.items()])
+    assert counts(store).waiting == 4
+    assert ids(store.claim("ann", 2)) == ["e", "b"]
+    item = store.claim("ben", 1)[0]
+    assert (item.offer_id, item.attribute, item.title, item.alike) == ("f", "Brand", "Diesel boot, red", 4)
+    assert item.values == [value("Diesel boot, red", "Diesel", 0.3)]
+    store.thresholds = Thresholds(0.9, {"Color": None, "Brand": 0.1})
+    assert {i.attribute for i in store.claim("cem", 50)} == {"Color"}
+    assert counts(store, attribute="Brand").waiting == 1 and counts(store, category="Shoes").waiting == 7
+    assert store.claim("dan", category="Tea") == [] and counts(store, category="Tea").waiting == 0
+
+
+def test_the_most_frequent_come_one_of_a_kind_and_are_accepted_at_once(store):
+    titles = {"Diesel boot": 5, "Velmora boot": 3, "Tarn boot": 1}
+    numbers = count()
+    store.add([record(f"o{next(numbers)}", t, Brand=(t.split()[0], 0.5)) for t, n in titles.items() for _ in range(n)])
+    claimed = store.claim("ann", 2, "frequent")
+    assert [(i.values[0].value, i.alike) for i in claimed] == [("Diesel", 5), ("Velmora", 3)]
+    assert store.claim("ben", 1, "frequent")[0].values[0].value == "Diesel"
+    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]) == 4  # one is in Ben's hands
+    assert (
+        store.decide_alike("ann", "Shoes", "Brand", ["Diesel", "x"])
+        == store.decide_alike("x", "T", "Brand", ["Tarn"])
+        == 0
+    )
+    assert counts(store, "ann") == counts(store) and counts(store).today == 4 and counts(store).pace == 0.1
+    assert len(store.undo("ann")) == 4 and counts(store).waiting == 9 and counts(store).today == 0
+
+
+def test_a_lease_keeps_others_away_until_it_runs_out(store, clock):
+    store.add([record("a", Brand=("Diesel", 0.1))])
+    assert ids(store.claim("ann", lease=60)) == ["a"] and store.claim("ben") == [] == store.claim("ann")
+    with pytest.raises(ConflictError, match="ann is at it"):
+        store.decide("ben", "a", BRAND, [])
+    clock.pass_by(60)
+    assert ids(store.claim("ben", lease=60)) == ["a"]
+    store.release("ann")
+    assert store.claim("cem") == []
+    store.release("ben")
+    assert ids(store.claim("cem")) == ["a"]
+    assert store.decide("cem", "a", BRAND, ["Diesel"]) == "accepted"
+    clock.pass_by(10_000)
+    assert store.claim("ann") == []
+    with pytest.raises(ConflictError, match="cem decided at 2026-11-26T12:01:00"):
+        store.decide("ann", "a", BRAND, [])
+    assert store.decide("ann", "a", BRAND, [], revise=True) == "rejected"
+
+
+def test_decisions(store):
+    title = "Diesel boot, red and blue, wide"
+    wide = AttributeValue(value="narrow", status="inferred", confidence=0.2)
+    made = record("a", title, Brand=("boot", 0.2), Color=("red", 0.1))
+    store.add([made.model_copy(update={"attributes": {**made.attributes, "Width": [wide]}})])
+    span = Evidence(field="title", begin=0, end=6)
+    assert store.decide("ann", "a", BRAND, [span]) == "changed"
+    assert store.decide("ann", "a", BRAND, [span]) == "changed"  # a request that was sent twice
+    assert store.decide("ann", "a", COLOR, ["red", "blue"]) == "changed"
+    assert store.decide("ann", "a", WIDTH, ["wide"]) == "changed"
+    found = store.records(["?", "a"])[0]
+    assert found.attributes["Brand"] == [value(title, "Diesel", None)]
+    assert found.attributes["Color"] == [value(title, "red", 0.1), value(title, "blue", None)]
+    assert found.attributes["Width"] == [value(title, "wide", None)]
+    assert counts(store).today == 3
+    assert next(labelled(store)).attributes == {"Brand": ["Diesel"], "Color": ["red", "blue"], "Width": ["wide"]}
+
+
+@pytest.mark.parametrize(
+    ("attribute", "values", "message"),
+    [
+        (BRAND, [Evidence(field="title", begin=3, end=99)], "no span from 3 to 99; it may have changed"),
+        (BRAND, [Evidence(field="description", begin=0, end=1)], "description has no span"),
+        (BRAND, ["Velmora"], "'Velmora' is not in the offer's text"),
+        (BRAND, [" "], "a blank is no value"),
+        (BRAND, ["boot", "red"], "takes one value, not 2"),
+        (WIDTH, ["wider"], "is not among"),
+        (Attribute(name="Size"), [], "no extraction of 'Size' from an offer 'a'"),
+    ],
+)
+def test_what_no_extraction_could_give_is_refused(store, attribute, values, message):
+    store.add([record("a", Brand=("Diesel", 0.2), Width=("red", 0.1))])
+    with pytest.raises(InputError, match=message):
+        store.decide("ann", "a", attribute, values)
+    assert counts(store).today == 0
+
+
+def test_a_decision_stands_above_every_later_extraction(store):
+    store.add([record("a", Brand=("boot", 0.2), Color=("red", 0.2))])
+    store.decide("ann", "a", BRAND, ["Diesel"])
+    later = record("a", "NEW! Diesel boot", "2026-11-02T00:00:00Z", Brand=("NEW", 0.99), Size=None)
+    early = record("a", "An old text", "2026-10-01T00:00:00", Brand=("old", 0.1))
+    assert store.add([later, early, later]) == 2 and store.add([early]) == 0
+    found = store.records(["a"])[0]
+    assert found.title == later.title and set(found.attributes) == {"Brand", "Size"}
+    assert found.attributes["Brand"] == [value(later.title, "Diesel", None)]
+    assert counts(store).waiting == 0
+    store.add([record("a", "A boot", "2026-11-03T00:00:00Z", Color=("boot", 0.9))])
+    assert store.records(["a"])[0].attributes["Brand"][0].status == "inferred"
+    assert list(labelled(store)) == []  # Diesel stands nowhere in it now
+    assert [i.values for i in store.undo("ann")] == [[]]
+
+
+def test_a_decided_value_finds_its_new_place():
+    red = AttributeValue(value="Red", status="normalized", evidence=Evidence(field="title", begin=0, end=3))
+    assert placed("Color", red, {"title": "RED boot"}) == red
+    moved = placed("Color", red, {"title": "boot", "description": "in red"})
+    assert moved.evidence == Evidence(field="description", begin=3, end=6)
+    assert placed("Color", red, {"title": "boot"}).status == "inferred"
+
+
+def test_random_acts_against_a_plain_model(store, clock):
+    """Claims, decisions, undoing, later extractions and time, in any order."""
+    rng = random.Random(7)
+    people, names, words = ["ann", "ben"], [f"o{i}" for i in range(6)], ["Diesel", "boot", "red"]
+    said = {n: ("boot", rng.random()) for n in names}
+    store.add([record(n, Brand=v) for n, v in said.items()])
+    log: list[tuple[str, list[tuple[str, str]]]] = []  # acts that count: who, [(offer, value)]
+    leases: dict[str, tuple[str, datetime]] = {}
+
+    def standing():
+        return {offer: (who, v) for who, act in log for offer, v in act}
+
+    def taken(offer, who=None):
+        by, until = leases.get(offer, ("", clock.now))
+        return until > clock.now and by != who
+
+    def waits():
+        return sorted((c, n) for n, (_, c) in said.items() if c < 0.9 and n not in standing())
+
+    for step in range(150):
+        who, offer, word = rng.choice(people), rng.choice(names), rng.choice(words)
+        match rng.choice(
+            ["claim", "decide", "decide", "revise", "alike", "undo", "undo", "extract", "time", "release"]
+        ):
+            case "claim":
+                expected = [n for _, n in waits() if not taken(n)][:2]
+                assert ids(store.claim(who, 2)) == expected, step
+                leases |= {n: (who, clock.now + timedelta(seconds=600)) for n in expected}
+            case "decide" | "revise" as kind:
+                now = standing().get(offer)
+                refused = taken(offer, who) if now is None else kind == "decide" and now != (who, word)
+                if refused:
+                    with pytest.raises(ConflictError):
+                        store.decide(who, offer, BRAND, [word], revise=kind == "revise")
+                    continue
+                store.decide(who, offer, BRAND, [word], revise=kind == "revise")
+                if now != (who, word):
+                    log.append((who, [(offer, word)]))
+                    leases.pop(offer, None)
+            case "alike":
+                expected = [n for _, n in waits() if said[n][0] == word and not taken(n, who)]
+                assert store.decide_alike(who, "Shoes", "Brand", [word]) == len(expected), step
+                log += [(who, [(n, word) for n in expected])] if expected else []
+                for n in expected:
+                    leases.pop(n, None)
+            case "undo":
+                last = next((act for act in reversed(log) if act[0] == who), None)
+                undone = [n for n, _ in last[1]] if last else []
+                assert sorted(ids(store.undo(who))) == sorted(undone), step
+                leases |= {n: (who, clock.now + timedelta(seconds=600)) for n in undone}
+                log = [act for act in log if act is not last]
+            case "extract":
+                said[offer] = (word, rng.random())
+                created = datetime(2026, 11, 2, tzinfo=UTC) + timedelta(seconds=step)
+                store.add([record(offer, created=created.isoformat(), Brand=said[offer])])
+            case "time":
+                clock.pass_by(400)
+            case "release":
+                store.release(who)
+                leases = {n: lease for n, lease in leases.items() if lease[0] != who or n in standing()}
+        expected = {n: standing()[n][1] if n in standing() else said[n][0] for n in names}
+        assert brands(store, *names) == [[expected[n]] for n in names], step
+        assert counts(store).waiting == len(waits()), step
+        assert counts(store).today == sum(len(act) for _, act in log), step
+
+
+def test_hostile_texts_come_back_as_they_were(store):
+    made = [record(o.title[:400], o.title, category=o.title[:100], Brand=(o.title[:80], 0.5)) for o in HOSTILE[:300]]
+    made = list({r.offer_id: r for r in made}.values())
+    store.add(made)
+    assert store.records([r.offer_id for r in made]) == made
+    names = {(r.offer_id, r.category): r for r in made}
+    claimed = store.claim("a\0\\0", 300)
+    assert len(claimed) == len(made)
+    for item in claimed:
+        original = names[item.offer_id, item.category]
+        assert (item.title, item.values) == (original.title, original.attributes["Brand"])
+        if item.offer_id in (made[0].offer_id, made[7].offer_id):
+            store.decide("a\0\\0", item.offer_id, BRAND, [Evidence(field="title", begin=0, end=1)])
+    assert counts(store, "a\0\\0").today == 2 and len(store.undo("a\0\\0")) == 1
+    assert {q.category for q in quality(store)} == {r.category for r in made}
+
+
+def test_names_too_long_for_an_index_are_refused_whole(store):
+    with pytest.raises(InputError, match="its id has more than 500 characters"):
+        store.add([record("a", Brand=None), record("\U0001f525" * 501, Brand=None)])
+    rng = random.Random(1)
+    store.add(
+        [record("".join(chr(rng.randrange(0x10000, 0x30000)) for _ in range(500)), category="\\" * 100, Brand=None)]
+    )
+    assert store.records(["a"]) == []
+
+
+def test_quality_counts_what_people_made_of_it(store, clock):
+    store.add([record(f"o{i}", Brand=("boot", 0.5), Color=("red", 0.99), Size=None) for i in range(4)])
+    for offer, values in {"o0": ["boot"], "o1": ["Diesel"], "o2": []}.items():
+        store.decide("ann", offer, BRAND, values)
+        clock.pass_by(86_400)
+    found = {q.attribute: q for q in quality(store)}
+    assert (found["Brand"].coverage, found["Brand"].waiting, found["Brand"].agreement) == (0.75, 1, 1 / 3)
+    assert (found["Size"].coverage, found["Color"].coverage, found["Color"].agreement) == (0, 1, None)
+    days = {(q.day, q.attribute): (q.offers, q.reviewed, q.agreed) for q in quality_by_day(store)}
+    assert days["2026-11-26", "Brand"] == (0, 1, 1) and days["2026-11-27", "Brand"] == (0, 1, 0)
+    assert days["2026-11-01", "Brand"] == (4, 0, 0)
+    offers = {o.id: o for o in labelled(store)}
+    assert set(offers) == {"o0", "o1", "o2"} and list(labelled(store, "Tea")) == []
+    assert offers["o2"].attributes == {"Color": ["red"]} and offers["o2"].absent == ["Brand"]
+
+
+def run_python(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+
+
+CLAIMING = """
+import sys, time
+from extractor.database import Database
+from extractor.feedback import Store
+store = Store(Database(sys.argv[1]))
+print("ready", flush=True)
+sys.stdin.readline()
+while items := store.claim(sys.argv[2], 3, sys.argv[3]):
+    print(*(i.offer_id for i in items), flush=True)
+    time.sleep(0.05)
+"""
+
+
+def test_processes_that_claim_at_once_share_nothing(store, address):
+    store.add([record(f"o{i}", Brand=(("Diesel", "boot", "red")[i % 3], 0.5)) for i in range(90)])
+    running = [run_python(CLAIMING, address, *how) for how in (("ann", "uncertain"), ("ben", "frequent"))]
+    assert [process.stdout.readline() for process in running] == ["ready\n"] * 2
+    for process in running:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    claimed = [process.communicate(timeout=60)[0].split() for process in running]
+    assert all(claimed) and sorted(chain(*claimed)) == sorted(f"o{i}" for i in range(90))
+
+
+DYING = """
+import os, signal, sys
+from extractor.database import Database
+from extractor.feedback import Store
+from extractor.schema import Attribute
+store = Store(Database(sys.argv[1]))
+items = store.claim("ann", 2, lease=3600)
+store.decide("ann", items[0].offer_id, Attribute(name="Brand"), ["Diesel"])
+with store.database.writing() as connection:
+    store._review(connection, "ann", [])
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_reviewer_who_is_killed_keeps_what_was_decided_and_blocks_nobody(store, address, clock):
+    clock.now = datetime.now(UTC)
+    store.add([record(k, Brand=("Diesel", 0.5)) for k in "ab"])
+    dead = run_python(DYING, address)
+    dead.communicate(timeout=60)
+    assert dead.returncode == -signal.SIGKILL
+    assert counts(store, "ann").today == 1 and store.claim("ben") == []
+    clock.pass_by(3700)
+    assert ids(store.claim("ben")) == ["b"]
+
+
+def shelfwise(*arguments):
+    done = CliRunner().invoke(app, [str(a) for a in arguments])
+    assert done.exit_code == 0, done.output
+    return done.stdout + done.stderr
+
+
+def test_the_commands_make_labels_that_demonstrate_and_train(address, tmp_path):
+    rows = [record(f"o{i}", f"Diesel boot {i}", Brand=("Diesel", 0.5), Size=None) for i in range(3)]
+    failure = {"offer_id": "x", "failure": {"reason": "invalid_offer", "message": "no title"}}
+    lines = [r.model_dump_json(by_alias=True) for r in rows] + [json.dumps(failure), ""]
+    (tmp_path / "records.jsonl").write_text("\n".join(lines))
+    place, records, out = ("--store", address), tmp_path / "records.jsonl", tmp_path / "new" / "labels.jsonl"
+    assert "3 records added, 0 known already, 1 failures" in shelfwise("feedback", "add", records, *place)
+    assert "0 records added, 3 known" in shelfwise("feedback", "add", records, *place)
+    assert "0 labelled offers; none has all" in shelfwise("feedback", "export", *place)
+    database = Database(address)
+    store = Store(database)
+    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]) == 3 and store.undo("ann")
+    store.decide("ann", "o0", BRAND, ["Diesel"])
+    store.decide("ann", "o1", BRAND, [Evidence(field="title", begin=7, end=11)])
+    database.close()
+    assert "2 labelled offers" in shelfwise("feedback", "export", "--out", out, "--category", "Shoes", *place)
+    offers = read_labelled(out)
+    assert [o.attributes for o in offers] == [{"Brand": ["Diesel"]}, {"Brand": ["boot"]}]
+    schemas = [AttributeSchema(category="Shoes", attributes=(BRAND,))]
+    check_demonstrations(offers, schemas)
+    assert checked([("", o) for o in offers], schemas) == (complete(offers, schemas), [])
+    shown = shelfwise("feedback", "status", *place)
+    assert "50 %" in shown and "1 values wait, 2 decided today" in shown
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("{", "records.jsonl:2: not a record: Expecting"),
+        ('{"offer_id": "1"}', "2: not a record: "),
+        ("[1]", "2: not a record"),
+    ],
+)
+def test_a_line_that_is_no_record_stops_with_its_number(tmp_path, line, message):
+    (tmp_path / "records.jsonl").write_text(record("a", Brand=None).model_dump_json(by_alias=True) + "\n" + line)
+    done = CliRunner().invoke(app, ["feedback", "add", str(tmp_path / "records.jsonl"), "--data-dir", str(tmp_path)])
+    assert done.exit_code == 2 and message in done.output.replace("\n", "")
+
+
+def test_thresholds_are_those_that_the_evaluation_wrote(tmp_path):
+    judged = Threshold(0.8, "own", 200, 150, 149, 0.98)
+    file = tmp_path / "thresholds.json"
+    file.write_text(json.dumps(as_json(judged, {"Brand": replace(judged, threshold=None)}, 0.98, 0.9, {})))
+    assert thresholds_of(str(file)) == Thresholds(0.8, {"Brand": None})
+    assert thresholds_of("0.7") == Thresholds(0.7)
+    for wrong in ("7", "no/such.json", str(tmp_path)):
+        with pytest.raises(InputError, match=wrong):
+            thresholds_of(wrong)
