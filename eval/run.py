@@ -39,7 +39,8 @@ CHUNK = 128
 NO_RECORD = (
     *("cli.py", "prompts_cli.py", "adapters_cli.py", "batch_cli.py", "options.py", "__main__.py"),
     *("view.py", "lint.py", "lint_inputs.py", "prices.py", "progress.py", "writers.py"),
-    *("batch.py", "workshop.py", "job.py", "stores.py"),
+    *("batch.py", "workshop.py", "job.py", "chunks.py", "apart.py", "cluster.py", "stores.py"),
+    *("feedback.py", "feedback_cli.py", "cells.py", "intake.py", "quality.py", "keys.py", "journal.py", "tables.py"),
 )
 
 
