@@ -125,14 +125,8 @@ def job(
         source.write_text("".join(o.model_dump_json(exclude={"attributes", "absent"}) + "\n" for o in offers))
         manifest = Manifest(
             sources=[str(source)],
-            columns={},
-            schema_path=None,
-            attributes=None,
-            demonstrations=None,
-            settings={},
             part=part,
             prints={f"schema {s.category}": s.reference for s in schemas},
-            created="",
         )
         with create(Path(folder) / "job", manifest) as made:
             work(made, opened, extract=Engines(engines), report=lambda *_: at.append(time.perf_counter()))

@@ -54,17 +54,7 @@ def _rate(cluster: Cluster, opened: Opened, size: int, rounds: int) -> float:
     with tempfile.TemporaryDirectory() as folder:
         source = Path(folder) / "offers.jsonl"
         source.write_text("".join(o.model_dump_json() + "\n" for o in _offers(SAMPLES, size * rounds)))
-        manifest = Manifest(
-            sources=[str(source)],
-            columns={},
-            schema_path=None,
-            attributes=None,
-            demonstrations=None,
-            settings={},
-            part=size // cluster.engines[1],
-            prints={},
-            created="",
-        )
+        manifest = Manifest(sources=[str(source)], part=size // cluster.engines[1])
         with create(Path(folder) / "job", manifest) as job:
             work(job, opened, extract=cluster, report=lambda counts, _: at.update({counts.rows: time.perf_counter()}))
     last = size * (rounds - 1)

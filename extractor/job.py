@@ -46,14 +46,14 @@ class Manifest(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: list[str]
-    columns: dict[str, str]
-    schema_path: str | None
-    attributes: str | None
-    demonstrations: str | None
-    settings: dict[str, Any]
     part: int
-    prints: dict[str, str]
-    created: str
+    columns: dict[str, str] = {}
+    schema_path: str | None = None
+    attributes: str | None = None
+    demonstrations: str | None = None
+    settings: dict[str, Any] = {}
+    prints: dict[str, str] = {}
+    created: str = ""
     changes: list[dict[str, str]] = []
 
 
