@@ -36,6 +36,12 @@ class Asking:
     calibration: Calibration | None = None
 
 
+class OwnOffer(ProductOffer):
+    """An offer that brings the schema it is asked by, whatever its category."""
+
+    asked_by: AttributeSchema
+
+
 @dataclass
 class _Task:
     """One offer on its way: `shown` are its texts as the prompt has them, offset for offset those of `offer`."""
@@ -122,7 +128,9 @@ class Extractor:
         return [result for result in results if result is not None]
 
     def schema_for(self, offer: ProductOffer) -> AttributeSchema | None:
-        """The schema of the offer's category, or the only one there is."""
+        """The schema of the offer's category, or the only one there is; or the offer's own."""
+        if isinstance(offer, OwnOffer):
+            return offer.asked_by
         if len(self.schemas) == 1:
             return self.schemas[0]
         return self._by_category.get(category_key(offer.category))
@@ -143,7 +151,9 @@ class Extractor:
         return _Task(place, offer, schema, asking, request, shown, provenance, truncated)
 
     def _asking(self, schema: AttributeSchema) -> Asking:
-        return self._routes.get(category_key(schema.category), self.asking)
+        key = category_key(schema.category)
+        # An offer's own schema may have the category's name, and an adapter was trained for the category's schema alone.
+        return self._routes.get(key, self.asking) if self._by_category.get(key) == schema else self.asking
 
     def prompt(self, offer: ProductOffer, schema: AttributeSchema) -> list[Message]:
         """What the model is asked about an offer; training asks the same."""

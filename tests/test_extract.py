@@ -11,8 +11,9 @@ from extractor.demonstrations import check_demonstrations
 from extractor.engines.base import Generation, overflow
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import DemonstrationError, EngineUnavailable, InputError
-from extractor.extract import cut_at_word
+from extractor.extract import Asking, OwnOffer, cut_at_word
 from extractor.prompts import PROMPTS, load_template
+from extractor.vocabulary import Vocabulary
 
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"])
 
@@ -28,6 +29,21 @@ def test_results_come_in_the_order_of_the_offers(samples):
     assert changes == len(set(seen)) - 1  # offers of a category are sent together
     assert "no schema for category 'Spaceships'; there are schemas for Bedding" in records[-1].failure.message
     assert {r.failure.reason for r in records} == {"invalid_output", "unknown_category"}
+
+
+def test_an_offer_with_a_schema_of_its_own_is_asked_by_that_and_by_no_adapter_of_its_category():
+    shoes, own = AttributeSchema.from_names(["Brand"], "Shoes"), AttributeSchema.from_names(["Sole"], "Shoes")
+    routes = {"Shoes": Asking(load_template("extract"), DemonstrationPool([]), Vocabulary(), "shoes@1")}
+    engine, offer = ScriptedEngine(), {"id": "1", "title": "Velmora x", "category": "Shoes"}
+    records = Extractor(engine, [shoes, SCHEMA], routes=routes).extract(
+        [ProductOffer(**offer), OwnOffer(**offer, asked_by=own), OwnOffer(**offer, asked_by=shoes)]
+    )
+    assert [(list(r.attributes), r.provenance.adapter) for r in records] == [
+        (["Brand"], "shoes@1"),
+        (["Sole"], None),
+        (["Brand"], "shoes@1"),
+    ]
+    assert engine.calls == 1
 
 
 @pytest.mark.parametrize(
