@@ -13,25 +13,18 @@ from pydantic import ValidationError
 from rich.console import Console
 from rich.table import Column, Table
 
-from extractor.errors import InputError, MissingExtraError, explain
+from extractor.errors import InputError, explain
+from extractor.options import DataDir, StoreAddress, opened_database
 from extractor.records import Extraction, Failure
 from extractor.stores import created, reaching
 
 if TYPE_CHECKING:
-    from extractor.database import Database
     from extractor.feedback import Store
 
 app = typer.Typer(no_args_is_help=True, help="Records into the store, corrections out of it.")
 keys_app = typer.Typer(no_args_is_help=True, help="API keys of the service.")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
-StoreAddress = Annotated[
-    str | None,
-    typer.Option(
-        "--store", envvar="SHELFWISE_STORE", help="postgresql+psycopg://…, or sqlite:///FILE.", show_envvar=True
-    ),
-]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the store. (default: ~/.local/share/shelfwise)")]
 Limits = Annotated[
     str | None, typer.Option("--thresholds", help="What `eval thresholds` wrote, or one number. (default: 0.9)")
 ]
@@ -102,7 +95,7 @@ def create_key(
     data_dir: DataDir = None,
 ) -> None:
     """Make a key, and print its secret, which nobody can read again."""
-    with _opened_database(store, data_dir) as database:
+    with opened_database(store, data_dir) as database:
         from extractor.keys import Keys
 
         key, secret = Keys(database).create(name, role, days, _who())
@@ -113,7 +106,7 @@ def create_key(
 @keys_app.command("list")
 def list_keys(store: StoreAddress = None, data_dir: DataDir = None) -> None:
     """All keys, without their secrets."""
-    with _opened_database(store, data_dir) as database:
+    with opened_database(store, data_dir) as database:
         from extractor.keys import Keys
 
         table = Table(Column("key", no_wrap=True), "name", "role", "created", "expires", "revoked", "last used")
@@ -130,30 +123,15 @@ def revoke_key(
     data_dir: DataDir = None,
 ) -> None:
     """Refuse a key from now on."""
-    with _opened_database(store, data_dir) as database:
+    with opened_database(store, data_dir) as database:
         from extractor.keys import Keys
 
         Keys(database).revoke(key, _who())
 
 
 @contextmanager
-def _opened_database(address: str | None, data_dir: Path | None) -> "Iterator[Database]":
-    if address and data_dir:
-        raise InputError("--store (or SHELFWISE_STORE) and --data-dir both say where the store is; give one of them")
-    try:
-        from extractor.database import Database, default_file
-    except ModuleNotFoundError as error:
-        raise MissingExtraError((error.name or "sqlalchemy").split(".")[0], "service") from error
-    database = Database(address or default_file(data_dir))
-    try:
-        yield database
-    finally:
-        database.close()
-
-
-@contextmanager
 def _opened(address: str | None, data_dir: Path | None, thresholds: str | None = None) -> "Iterator[Store]":
-    with _opened_database(address, data_dir) as database:
+    with opened_database(address, data_dir) as database:
         from extractor.feedback import Store, thresholds_of
 
         yield Store(database, thresholds_of(thresholds))

@@ -1,9 +1,16 @@
 """Options that commands of several rooms take."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+from extractor.errors import InputError, MissingExtraError
+
+if TYPE_CHECKING:
+    from extractor.database import Database
 
 Engine = Annotated[str | None, typer.Option(help="vllm, server, huggingface, scripted. (default: vllm)")]
 Model = Annotated[
@@ -32,3 +39,26 @@ Price = Annotated[
 Calibration = Annotated[
     str | None, typer.Option(help="A calibration.json, or none; by default that of the model's folder.")
 ]
+StoreAddress = Annotated[
+    str | None,
+    typer.Option(
+        "--store", envvar="SHELFWISE_STORE", help="postgresql+psycopg://…, or sqlite:///FILE.", show_envvar=True
+    ),
+]
+DataDir = Annotated[Path | None, typer.Option(help="Folder of the store. (default: ~/.local/share/shelfwise)")]
+
+
+@contextmanager
+def opened_database(address: str | None, data_dir: Path | None) -> "Iterator[Database]":
+    """The store that --store or --data-dir name, closed at the end. Raises InputError, MissingExtraError."""
+    if address and data_dir:
+        raise InputError("--store (or SHELFWISE_STORE) and --data-dir both say where the store is; give one of them")
+    try:
+        from extractor.database import Database, default_file
+    except ModuleNotFoundError as error:
+        raise MissingExtraError((error.name or "sqlalchemy").split(".")[0], "service") from error
+    database = Database(address or default_file(data_dir))
+    try:
+        yield database
+    finally:
+        database.close()
