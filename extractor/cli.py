@@ -49,6 +49,7 @@ from extractor.prompts import PROMPTS
 from extractor.prompts_cli import app as prompts_app
 from extractor.records import Extraction, Failure, ProductOffer
 from extractor.schema import load_schema, load_schemas
+from extractor.serve_cli import serve
 from extractor.writers import open_writer
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
@@ -76,6 +77,7 @@ app.add_typer(adapters_app, name="adapters")
 app.add_typer(batch_app, name="batch")
 app.add_typer(feedback_app, name="feedback")
 app.add_typer(keys_app, name="keys")
+app.command()(serve)
 
 
 @app.callback()

@@ -3,11 +3,11 @@ import sys
 
 import extractor
 
-HEAVY = {"torch", "vllm", "transformers", "ray", "fastapi", "outlines", "pyarrow", "sqlalchemy"}
+HEAVY = {"torch", "vllm", "transformers", "ray", "fastapi", "uvicorn", "outlines", "pyarrow", "sqlalchemy"}
 
 
 def test_the_library_imports_without_anything_heavy():
-    code = f"import extractor, extractor.cli, sys; print(sorted({HEAVY} & set(sys.modules)))"
+    code = f"import extractor, extractor.cli, extractor.client, sys; print(sorted({HEAVY} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 

@@ -1,0 +1,125 @@
+"""A client of the service.
+
+with Client("http://127.0.0.1:8000", key) as client:
+    records = client.extract([ProductOffer(id="1", category="Shoes", title="Velmora Suede Loafer, EU 42")])
+"""
+
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self
+
+import httpx
+from pydantic import BaseModel
+
+from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.records import Extraction, Failure, ProductOffer
+from extractor.schema import AttributeSchema
+
+MOST_OFFERS = 1_000  # of a request
+AGAIN = (429, 503)
+
+
+class ServedSchema(BaseModel):
+    """What a service extracts of the offers of a category, None for those of every category."""
+
+    category: str | None
+    reference: str
+    description: str | None
+    attributes: list[str]
+
+
+class Client:
+    """`timeout` is in seconds for each request; `patience`, how many seconds a service may be overloaded, starting or gone before
+    EngineUnavailable is raised. Other problems raise InputError, or EngineError where the service made a mistake. Threads may
+    share a client."""
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        key: str | None = None,
+        *,
+        timeout: float = 60.0,
+        patience: float = 60.0,
+    ) -> None:
+        self._patience = patience
+        self._http = httpx.Client(
+            base_url=base_url,
+            headers={"X-Timeout": f"{timeout:g}"} | ({"Authorization": f"Bearer {key}"} if key else {}),
+            timeout=httpx.Timeout(timeout + 5, connect=5.0),
+            trust_env=False,
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    def extract(
+        self, offers: Sequence[ProductOffer], schema: str | AttributeSchema | None = None
+    ) -> list[Extraction | Failure]:
+        """One record or failure for each offer, in order. `schema` is the category of a served one, or one of your own; without
+        it each offer's category picks a served one."""
+        asked: Any = schema
+        if isinstance(schema, AttributeSchema):
+            asked = schema.model_dump(mode="json", exclude_defaults=True)
+        records: list[Extraction | Failure] = []
+        for begin in range(0, len(offers), MOST_OFFERS):
+            part = [
+                {"id": o.id, "title": o.title, "description": o.description, "category": o.category}
+                for o in offers[begin : begin + MOST_OFFERS]
+            ]
+            answer = self._asked("POST", "/v1/extract", {"offers": part} | ({"schema": asked} if asked else {}))
+            records += [(Failure if "failure" in r else Extraction).model_validate(r) for r in answer["results"]]
+        return records
+
+    def schemas(self) -> list[ServedSchema]:
+        return [ServedSchema.model_validate(row) for row in self._asked("GET", "/v1/schemas")]
+
+    def ready(self) -> bool:
+        """Whether the service takes requests, now."""
+        try:
+            return self._http.get("/readyz").status_code == 200
+        except httpx.TransportError:
+            return False
+
+    def _asked(self, method: str, path: str, body: Any = None) -> Any:
+        begun, wait = time.monotonic(), 1.0
+        while True:
+            try:
+                response = self._http.request(method, path, json=body)
+                if response.is_success:
+                    return response.json()
+                problem, wait = _detail(response), _wait(response)
+                if response.status_code not in AGAIN:
+                    raise _error(response.status_code, problem)
+            except httpx.TransportError as error:
+                problem = f"no answer: {error or type(error).__name__}"
+            if time.monotonic() - begun + wait > self._patience:
+                raise EngineUnavailable(f"{self._http.base_url}: {problem}; waited {self._patience:g} s in vain")
+            time.sleep(wait)
+
+
+def _error(status: int, problem: str) -> Exception:
+    if status == 504:
+        return EngineUnavailable(problem)
+    return InputError(problem) if status < 500 else EngineError(problem)
+
+
+def _wait(response: httpx.Response) -> float:
+    given = response.headers.get("Retry-After", "")
+    return float(given) if given.isdigit() else 1.0
+
+
+def _detail(response: httpx.Response) -> str:
+    try:
+        problem = response.json()
+        return f"{response.status_code} {problem['title']}: {problem['detail']} (request {problem['request_id']})"
+    except (ValueError, KeyError, TypeError):
+        return f"status {response.status_code}, and no word why"

@@ -1,0 +1,1 @@
+"""The extraction service: an Extractor behind HTTP. `shelfwise serve` starts it."""

@@ -1,0 +1,37 @@
+"""The application over what is served."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+
+from fastapi import FastAPI
+from starlette.concurrency import run_in_threadpool
+
+from extractor.service.observe import Observed
+from extractor.service.problems import register
+from extractor.service.routes import extracting, probing, reviewing, watching
+from extractor.service.served import Service
+
+
+def create_app(service: Service) -> Observed:
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service.batcher.start()
+        try:
+            yield
+        finally:
+            await run_in_threadpool(service.batcher.close)
+
+    app = FastAPI(
+        title="Shelfwise",
+        version=version("shelfwise"),
+        description="Untidy product offers in, clean attribute records out. Problems are documents of RFC 9457.",
+        lifespan=lifespan,
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+    )
+    app.state.service = service
+    register(app)
+    for router in (extracting, reviewing, watching, probing):
+        app.include_router(router)
+    return Observed(app, service.metrics)

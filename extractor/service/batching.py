@@ -1,0 +1,281 @@
+"""Offers of many clients, gathered for one engine.
+
+One thread owns the engine. A request waits as a `Ticket`; each round takes a share of every ticket that waits, so that a
+thousand offers of one client do not hold up the single offer of another. An engine that dies is started again by the same
+`Workshop` that jobs use, and what breaks a call becomes a Failure alone.
+"""
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from contextlib import suppress
+from dataclasses import dataclass, field
+from threading import Condition, Thread
+
+from extractor.errors import EngineError, InputError, ShelfwiseError
+from extractor.extract import Extractor
+from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
+from extractor.workshop import Opened, Workshop
+
+Record = Extraction | Failure
+AGAIN = 5.0  # seconds between two looks at an engine that is down
+LONGEST = 60  # seconds that a client is asked to stay away, at most
+
+
+class QueueFull(ShelfwiseError):
+    """More offers wait than may; `seconds` until there is room, by the measured rate."""
+
+    retryable = True
+
+    def __init__(self, message: str, seconds: int) -> None:
+        super().__init__(message)
+        self.seconds = seconds
+
+
+class NotReady(EngineError):
+    """No engine answers now: it starts, is started again, or the service ends."""
+
+    retryable = True
+
+
+@dataclass(eq=False)
+class Ticket:
+    """The offers of one request: the first `taken` are with the engine or answered, by their places in `records`."""
+
+    offers: Sequence[ProductOffer]
+    records: list[Record | None]
+    arrived: float
+    done: "Future[list[Record]]" = field(default_factory=Future)
+    taken: int = 0
+
+    @property
+    def waiting(self) -> int:
+        return len(self.offers) - self.taken
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What one round was worth: `seconds` in the engine for these offers."""
+
+    extractor: Extractor
+    offers: Sequence[ProductOffer]
+    records: Sequence[Record]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class _Slice:
+    ticket: Ticket
+    begin: int
+    end: int
+
+
+class Batcher:
+    """`opened` starts the extractor. A round has at most `most` offers and begins `window` seconds after the first of them came;
+    `bound` offers may wait. `seen` is told of every round, `say` hears why the engine is started again, `spend` of each repeated
+    call; all three in the engine's thread. `patience` is how many seconds a vLLM server may stay away."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        *,
+        most: int = 256,
+        window: float = 0.01,
+        bound: int = 4096,
+        patience: float = 5.0,
+        seen: Callable[[Batch], None] = lambda batch: None,
+        say: Callable[[str], None] = lambda message: None,
+        spend: Callable[[str], None] = lambda reason: None,
+    ) -> None:
+        self._most, self._window, self._bound, self._seen, self._say = most, window, bound, seen, say
+        self._workshop = Workshop(opened, spend, say, patience)
+        self._changed = Condition()
+        self._queue: deque[Ticket] = deque()
+        self._closing = False
+        self._rate = 0.0  # offers/s, of the rounds so far, the last ones most
+        self._thread = Thread(target=self._work, name="shelfwise-engine", daemon=True)
+        self.started: Future[None] = Future()  # of the first look at the engine: its error, if there was one
+        self.waiting = self.extracting = 0
+        self.ready = False
+        self.broken: ShelfwiseError | None = None  # why no engine answers
+
+    @property
+    def answering(self) -> bool:
+        return self.ready and not self._closing
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def submit(self, offers: Sequence[ProductOffer]) -> Ticket:
+        """Raises QueueFull, or NotReady where no engine answers. More offers than may wait are taken when nobody waits."""
+        with self._changed:
+            if self._closing:
+                raise NotReady(
+                    "the service is being stopped; send the request again, to another instance if there is one"
+                )
+            if not self.ready:
+                raise NotReady(f"the engine does not answer: {self.broken or 'it starts'}; try again")
+            if self.waiting and self.waiting + len(offers) > self._bound:
+                raise QueueFull(
+                    f"{self.waiting} offers wait, and at most {self._bound} may; try again when Retry-After has passed",
+                    self._wait(),
+                )
+            ticket = Ticket(offers, [None] * len(offers), time.monotonic())
+            ticket.done.set_running_or_notify_cancel()  # so that nobody can cancel it under the engine's thread
+            if offers:
+                self._queue.append(ticket)
+                self.waiting += len(offers)
+                self._changed.notify()
+            else:
+                ticket.done.set_result([])
+            return ticket
+
+    def forget(self, ticket: Ticket) -> None:
+        """Nobody waits for it any more: its offers that wait give up their places."""
+        with self._changed, suppress(ValueError):
+            self._queue.remove(ticket)
+            self.waiting -= ticket.waiting
+
+    def drain(self) -> None:
+        """Take no more, and answer NotReady to whom the engine has not begun with."""
+        with self._changed:
+            self._closing = True
+            for ticket in [t for t in self._queue if not t.taken]:
+                self._refuse(
+                    ticket, NotReady("the service was stopped before the engine came to this request; send it again")
+                )
+            self._changed.notify()
+
+    def close(self) -> None:
+        """Returns when the engine has finished with what was begun, and is closed."""
+        self.drain()
+        if self._thread.ident is not None:
+            self._thread.join()
+
+    def _wait(self) -> int:
+        if not self._rate:
+            return 1
+        return max(1, min(LONGEST, math.ceil((self.waiting + self.extracting) / self._rate)))
+
+    def _refuse(self, ticket: Ticket, error: ShelfwiseError) -> None:
+        """Under the lock."""
+        with suppress(ValueError):
+            self._queue.remove(ticket)
+            self.waiting -= ticket.waiting
+        if not ticket.done.done():
+            ticket.done.set_exception(error)
+
+    def _work(self) -> None:
+        try:
+            with self._workshop:
+                while not (self._closing and not self._queue):
+                    if not self.ready:
+                        self._look()
+                    if slices := self._next():
+                        self._round(slices)
+        finally:
+            with self._changed:
+                self._closing = True
+                for ticket in list(self._queue):
+                    self._refuse(ticket, NotReady("the service ends; send the request again"))
+
+    def _look(self) -> None:
+        """The engine answers when it has extracted an offer."""
+        try:
+            schema = self._workshop.extractor.schemas[0]
+            probe = ProductOffer(id="probe", title="probe", category=schema.category)
+            record = self._workshop.extract([probe])[0].record
+            if isinstance(record, Failure) and record.failure.reason == "engine_error":
+                raise EngineError(record.failure.message)
+        except ShelfwiseError as error:
+            self.broken = error
+            if not self.started.done():
+                self.started.set_exception(error)
+        else:
+            self.ready, self.broken = True, None
+            if not self.started.done():
+                self.started.set_result(None)
+
+    def _next(self) -> list[_Slice]:
+        """The slices of the next round; none where the engine should be looked at, or all is done."""
+        with self._changed:
+            if not self.ready:
+                self._changed.wait_for(lambda: self._closing, AGAIN)
+                return []
+            self._changed.wait_for(lambda: self._closing or self._queue)
+            if self._queue:
+                ripe = min(t.arrived for t in self._queue) + self._window
+                self._changed.wait_for(
+                    lambda: self._closing or self.waiting >= self._most, max(0.0, ripe - time.monotonic())
+                )
+            return self._taken()
+
+    def _taken(self) -> list[_Slice]:
+        slices: list[_Slice] = []
+        room = self._most
+        while room and self._queue:
+            ticket = self._queue.popleft()
+            n = min(ticket.waiting, max(1, room // (len(self._queue) + 1)))
+            slices.append(_Slice(ticket, ticket.taken, ticket.taken + n))
+            ticket.taken += n
+            room -= n
+            if ticket.waiting:
+                self._queue.append(ticket)
+        self.extracting = self._most - room
+        self.waiting -= self.extracting
+        return slices
+
+    def _round(self, slices: list[_Slice]) -> None:
+        offers = [offer for s in slices for offer in s.ticket.offers[s.begin : s.end]]
+        begun = time.monotonic()
+        try:
+            extractor = self._workshop.extractor
+            records = self._extracted(offers)
+        except ShelfwiseError as error:
+            self._lost(slices, error)
+            return
+        seconds = time.monotonic() - begun
+        rate = len(offers) / max(seconds, 1e-6)
+        self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self.extracting = 0
+        answers = iter(records)
+        for s in slices:
+            s.ticket.records[s.begin : s.end] = [next(answers) for _ in range(s.begin, s.end)]
+            if s.end == len(s.ticket.offers) and not s.ticket.done.done():
+                s.ticket.done.set_result([r for r in s.ticket.records if r is not None])
+        self._seen(Batch(extractor, offers, records, seconds))
+
+    def _extracted(self, offers: Sequence[ProductOffer]) -> list[Record]:
+        """A template may stumble over one offer: that one is a Failure, as what breaks the engine is."""
+        try:
+            return [outcome.record for outcome in self._workshop.extract(offers)]
+        except InputError as error:
+            if len(offers) == 1:
+                return [_unasked(offers[0], error)]
+            middle = len(offers) // 2
+            return self._extracted(offers[:middle]) + self._extracted(offers[middle:])
+
+    def _lost(self, slices: list[_Slice], error: ShelfwiseError) -> None:
+        """No engine could be started, or the server stayed away: whoever waits should not wait for it."""
+        self._say(f"no engine answers: {type(error).__name__}")
+        with self._changed:
+            self.ready, self.broken, self.extracting = False, error, 0
+            lost = NotReady(f"the engine does not answer: {error}; try again")
+            for ticket in dict.fromkeys([*(s.ticket for s in slices), *self._queue]):
+                self._refuse(ticket, lost)
+
+
+def _unasked(offer: ProductOffer, error: InputError) -> Failure:
+    return Failure(
+        offer_id=offer.id,
+        category=offer.category,
+        title=offer.title,
+        description=offer.description,
+        failure=FailureDetail(reason="engine_error", message=str(error)),
+    )

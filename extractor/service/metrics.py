@@ -1,0 +1,90 @@
+"""What the service counts, for Prometheus. Labels come from sets that are known at the start."""
+
+from collections import Counter as Tally
+from collections.abc import Iterable, Sequence
+
+import prometheus_client as prometheus
+
+from extractor.records import Extraction, Failure
+from extractor.schema import AttributeSchema
+from extractor.service.batching import Batch, Batcher
+
+INLINE = "(inline)"  # stands for the categories of schemas that came with a request
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+class Metrics:
+    def __init__(self, schemas: Iterable[AttributeSchema]) -> None:
+        self.registry = registry = prometheus.CollectorRegistry()
+        self._served = {s.reference: s.category or "" for s in schemas}
+        self.requests = prometheus.Counter(
+            "shelfwise_requests", "Requests answered.", ["method", "route", "status"], registry=registry
+        )
+        self.latency = prometheus.Histogram(
+            "shelfwise_request_seconds",
+            "From the first byte to the last.",
+            ["route"],
+            buckets=SECONDS,
+            registry=registry,
+        )
+        self.engine_seconds = prometheus.Counter(
+            "shelfwise_engine_seconds",
+            "Time of the engine, and what prepares and reads its answers.",
+            registry=registry,
+        )
+        self.batches = prometheus.Histogram(
+            "shelfwise_batch_offers", "Offers of a round.", buckets=[2**i for i in range(11)], registry=registry
+        )
+        self.repeated = prometheus.Counter("shelfwise_engine_repeats", "Calls that were made again.", registry=registry)
+        self.tokens = prometheus.Counter("shelfwise_tokens", "Tokens.", ["kind"], registry=registry)
+        self.failures = prometheus.Counter(
+            "shelfwise_failures", "Offers without a record.", ["reason"], registry=registry
+        )
+        asked = ["category", "attribute"]
+        self.asked = prometheus.Counter("shelfwise_asked", "Attributes asked of offers.", asked, registry=registry)
+        self.missing = prometheus.Counter("shelfwise_missing", "… that have no value.", asked, registry=registry)
+        self.confidence = prometheus.Histogram(
+            "shelfwise_confidence", "Of values.", asked, buckets=CONFIDENCES, registry=registry
+        )
+
+    def watch(self, batcher: Batcher) -> None:
+        for name, what, read in (
+            ("shelfwise_queue_offers", "Offers that wait.", lambda: batcher.waiting),
+            ("shelfwise_engine_offers", "Offers in the engine.", lambda: batcher.extracting),
+            ("shelfwise_ready", "1 where the engine answers.", lambda: batcher.answering),
+        ):
+            prometheus.Gauge(name, what, registry=self.registry).set_function(read)
+
+    def answered(self, method: str, route: str, status: int, seconds: float) -> None:
+        self.requests.labels(method, route, status).inc()
+        self.latency.labels(route).observe(seconds)
+
+    def seen(self, batch: Batch) -> None:
+        self.engine_seconds.inc(batch.seconds)
+        self.batches.observe(len(batch.offers))
+        self._records(batch.records)
+
+    def _records(self, records: Sequence[Extraction | Failure]) -> None:
+        asked: Tally[tuple[str, str]] = Tally()
+        missing: Tally[tuple[str, str]] = Tally()
+        for record in records:
+            if isinstance(record, Failure):
+                self.failures.labels(record.failure.reason).inc()
+                continue
+            for kind in ("prompt", "cached", "output"):
+                self.tokens.labels(kind).inc(getattr(record.usage, f"{kind}_tokens"))
+            served = self._served.get(record.provenance.schema_)
+            for name, values in record.attributes.items():
+                label = (INLINE, "") if served is None else (served, name)
+                asked[label] += 1
+                missing[label] += not values
+                for value in values:
+                    if value.confidence is not None:
+                        self.confidence.labels(*label).observe(value.confidence)
+        for counter, tally in ((self.asked, asked), (self.missing, missing)):
+            for label, n in tally.items():
+                counter.labels(*label).inc(n)
+
+    def written(self) -> bytes:
+        return prometheus.generate_latest(self.registry)

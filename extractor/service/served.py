@@ -1,0 +1,90 @@
+"""What is served: an engine, schemas, templates, adapters, and within which limits."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from extractor.adapters import Registry
+from extractor.config import Settings, make_extractor
+from extractor.engines.scripted import ScriptedEngine
+from extractor.errors import InputError
+from extractor.extract import Extractor
+from extractor.keys import Keys
+from extractor.prompts import Template, list_templates, load_template
+from extractor.records import LabelledOffer
+from extractor.schema import AttributeSchema, category_key
+from extractor.service.auth import Access
+from extractor.service.batching import Batcher
+from extractor.service.metrics import Metrics
+from extractor.service.observe import log
+from extractor.workshop import Opened
+
+Prompting = Callable[[str | None], Extractor]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """`batch` and `queue` are in offers, `body` in bytes, the others in seconds; `rate` is in requests a second and key."""
+
+    batch: int = 256
+    window: float = 0.01
+    queue: int = 4096
+    rate: float | None = None
+    timeout: float = 60.0
+    body: int = 8 << 20
+    reading: float = 15.0
+    patience: float = 5.0
+
+
+class Service:
+    """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
+    service asks. `keys` None: no access control."""
+
+    def __init__(
+        self,
+        opened: Opened,
+        schemas: Sequence[AttributeSchema],
+        prompting: Prompting,
+        keys: Keys | None,
+        limits: Limits,
+        registry: Registry | None = None,
+    ) -> None:
+        self.schemas, self.limits, self.registry = schemas, limits, registry
+        self.access = Access(keys, limits.rate)
+        self.metrics = Metrics(schemas)
+        self.batcher = Batcher(
+            opened,
+            most=limits.batch,
+            window=limits.window,
+            bound=limits.queue,
+            patience=limits.patience,
+            seen=self.metrics.seen,
+            say=log.warning,
+            spend=lambda reason: self.metrics.repeated.inc(),
+        )
+        self.metrics.watch(self.batcher)
+        self._by_category = {category_key(s.category): s for s in schemas}
+        self._prompting = lru_cache(maxsize=32)(prompting)
+
+    def schema(self, category: str) -> AttributeSchema | None:
+        return self._by_category.get(category_key(category))
+
+    def templates(self) -> list[Template]:
+        return [load_template(reference) for reference in list_templates()]
+
+    def prompter(self, template: str | None) -> Extractor:
+        return self._prompting(template)
+
+
+def prompter(
+    settings: Settings, schemas: Sequence[AttributeSchema], labelled: Sequence[LabelledOffer], template: str | None
+) -> Extractor:
+    """An extractor that only writes prompts: as the service asks or, without adapters, with a listed template. Raises InputError
+    for a template that is not listed, as a path is none."""
+    changes: dict[str, object] = {"calibration": "none"}
+    if template is not None:
+        listed = list_templates()
+        if template not in (*listed, *(reference.partition("@")[0] for reference in listed)):
+            raise InputError(f"no template {template!r}; there are {', '.join(listed)}")
+        changes |= {"template": template, "adapter": None, "adapters": None}
+    return make_extractor(ScriptedEngine(), settings.model_copy(update=changes), schemas, labelled)

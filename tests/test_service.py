@@ -1,0 +1,641 @@
+"""The service, as clients meet it: a real server on a loopback port, with the scripted engine."""
+
+import json
+import logging
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from threading import Event, Thread
+from urllib.parse import quote
+
+import httpx
+import pytest
+from conftest import HOSTILE, HOSTILE_SCHEMA, assert_grounded, run_cli
+
+from extractor import Attribute, AttributeSchema, Extraction, Extractor, Failure, ProductOffer
+from extractor.client import Client
+from extractor.config import load_settings
+from extractor.database import Database
+from extractor.engines.scripted import ScriptedEngine, first_words
+from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.keys import Keys
+from extractor.service.auth import Bucket
+from extractor.service.observe import HEADERS, log
+from extractor.service.serve import Server, is_loopback
+from extractor.service.served import Limits, Service, prompter
+
+SHOES = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
+TEA = AttributeSchema(category="Tea/Green", attributes=(Attribute(name="Brand"), Attribute(name="Weight")))
+SCHEMAS = [SHOES, TEA, HOSTILE_SCHEMA]
+OFFER = {"id": "1", "category": "Shoes", "title": "Velmora Loafer"}
+GREEN = {"id": "2", "category": "Tea/Green", "title": "Lung"}
+ANSWERED = {"Brand": ["Velmora"], "Color": []}
+
+
+class Running:
+    def __init__(self, service, server, port):
+        self.service, self.server, self.url = service, server, f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        self.port = port
+
+    def extract(self, *offers, **more):
+        headers = more.pop("headers", {})
+        return self.http.post("/v1/extract", json={"offers": list(offers)} | more, headers=headers)
+
+    def metric(self, name, **labels):
+        return self.service.metrics.registry.get_sample_value(name, labels)
+
+    def until(self, condition):
+        for _ in range(500):
+            if condition():
+                return
+            time.sleep(0.01)
+        raise AssertionError("it never came true")
+
+
+@contextmanager
+def serving(engine, keys=None, ready=True, **limits):
+    """A server around what makes engines, or around one."""
+
+    @contextmanager
+    def opened():
+        yield Extractor(engine() if callable(engine) else engine, SCHEMAS)
+
+    prompting = partial(prompter, load_settings(engine="scripted"), SCHEMAS, [])
+    service = Service(opened, SCHEMAS, prompting, keys, Limits(**limits))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(service)
+    thread = Thread(target=server.run, args=([listener],))
+    thread.start()
+    running = Running(service, server, listener.getsockname()[1])
+    try:
+        running.until(lambda: service.batcher.started.done() if ready else server.started)
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        running.http.close()
+        assert not thread.is_alive()
+
+
+@pytest.fixture(scope="module")
+def live():
+    with serving(ScriptedEngine()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    """A server with keys: name -> secret, of every role and state."""
+    database = Database(tmp_path_factory.mktemp("store") / "store.sqlite")
+    keys = Keys(database)
+    secrets = {role: keys.create(role, role, None, "test")[1] for role in ("extract", "review", "admin")}
+    secrets["expired"] = keys.create("expired", "admin", 0, "test")[1]
+    revoked, secrets["revoked"] = keys.create("revoked", "admin", None, "test")
+    keys.revoke(revoked.id, "test")
+    secrets |= {"none": "sw_", "nonsense": "no key", "forged": secrets["admin"][:-1] + "~", "long": "sw_" + "a" * 5_000}
+    with serving(ScriptedEngine(), keys) as running:
+        yield running, secrets
+    database.close()
+
+
+def values(record):
+    return {name: [v["value"] for v in found] for name, found in record["attributes"].items()}
+
+
+def problem(response, status, kind=None):
+    assert response.status_code == status, response.text
+    document = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert document["status"] == status and document["title"] and len(document["detail"]) > 10
+    assert document["request_id"] == response.headers["x-request-id"]
+    assert document["type"] == (f"urn:shelfwise:problem:{kind}" if kind else "about:blank")
+    return document
+
+
+def gate(title="slow"):
+    """An engine that holds up calls with this title until the event is set."""
+    opened = Event()
+
+    def script(request):
+        if title in request.messages[-1]["content"]:
+            opened.wait(15)
+        return first_words(request)
+
+    return ScriptedEngine(script), opened
+
+
+@pytest.mark.parametrize(
+    ("body", "expected"),
+    [
+        ({"offers": [OFFER]}, [ANSWERED]),
+        ({"offers": [OFFER | {"category": " shoes "}]}, [ANSWERED]),
+        ({"offers": [OFFER | {"category": None}], "schema": "shoes"}, [ANSWERED]),
+        ({"offers": [OFFER, GREEN]}, [ANSWERED, {"Brand": ["Lung"], "Weight": []}]),
+        ({"offers": [OFFER], "schema": {"attributes": ["Size"]}}, [{"Size": ["Velmora"]}]),
+        ({"offers": [OFFER], "schema": {"attributes": [{"name": "Size", "multiple": True}, "Sole"]}}, None),
+        ({"offers": [OFFER | {"category": "Cars"}]}, ["unknown_category"]),
+        ({"offers": [OFFER | {"title": " "}, OFFER]}, ["invalid_offer", ANSWERED]),
+        ({"offers": [OFFER | {"title": ""}]}, ["invalid_offer"]),
+        ({"offers": [OFFER | {"title": "", "description": "Velmora"}]}, None),
+    ],
+)  # fmt: skip
+def test_offers_are_extracted_in_order(live, body, expected):
+    response = live.http.post("/v1/extract", json=body)
+    assert response.status_code == 200
+    records = response.json()["results"]
+    assert [r["offer_id"] for r in records] == [o["id"] for o in body["offers"]]
+    if expected:
+        assert [r["failure"]["reason"] if "failure" in r else values(r) for r in records] == expected
+    for record in records:
+        (Failure if "failure" in record else Extraction).model_validate(record)
+
+
+def test_an_answer_is_what_the_library_writes(live):
+    offers = [ProductOffer(**OFFER), ProductOffer(id="2", title="x", category="Cars")]
+    written = [
+        json.loads(r.model_dump_json(by_alias=True)) for r in Extractor(ScriptedEngine(), SCHEMAS).extract(offers)
+    ]
+    served = live.extract(OFFER, {"id": "2", "title": "x", "category": "Cars"}).json()["results"]
+    for record in (*written, *served):
+        (record["provenance"] or {}).pop("created", None)
+    assert served == written
+
+
+def test_hostile_titles_come_back_unchanged(live):
+    with Client(live.url) as client:
+        assert len(assert_grounded(HOSTILE, client.extract(HOSTILE))) > 900
+        (record,) = client.extract([ProductOffer(id="t", title="{{ 7*7 }} {% raw %}", category="Shoes")])
+        assert record.title == "{{ 7*7 }} {% raw %}" and record.attributes["Brand"][0].value == "{{"
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "sent", "status", "kind", "says"),
+    [
+        ("GET", "/nowhere", {}, 404, None, "openapi.json"),
+        ("GET", "/v1/schemas/Cars", {}, 404, "unknown-schema", "lists them"),
+        ("GET", "/v1/schemas/..%2F..%2Fetc%2Fpasswd", {}, 404, "unknown-schema", ""),
+        ("GET", "/v1/schemas/../../etc/passwd", {}, 404, None, ""),
+        ("DELETE", "/v1/extract", {}, 405, None, "Allow"),
+        ("TRACE", "/v1/extract", {}, 405, None, ""),
+        ("POST", "/v1/extract", {"content": "{}"}, 415, "media-type", "Content-Type"),
+        ("POST", "/v1/extract", {"data": {"offers": "x"}}, 415, "media-type", ""),
+        ("POST", "/v1/extract", {"json": None}, 415, "media-type", ""),
+        ("POST", "/v1/extract", {"json": {}}, 422, "invalid", "offers: Field required"),
+        ("POST", "/v1/extract", {"json": {"offers": []}}, 422, "invalid", "at least 1"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER] * 1_001}}, 422, "invalid", "at most 1000"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER | {"title": "x" * 20_001}]}}, 422, "invalid", "offers.0.title"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER | {"id": 1}]}}, 422, "invalid", "offers.0.id"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER | {"colour": 1}]}}, 422, "invalid", "offers.0.colour"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER], "schema": "Cars"}}, 422, "unknown-schema", "Hostile, Shoes"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER], "schema": {"attributes": []}}}, 422, "invalid", "at least 1"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER], "schema": {"attributes": ["A", "A"]}}}, 422, "invalid", "twice"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER], "schema": {"attributes": ["x" * 90] * 101}}}, 422, "invalid", "100"),
+        (
+            "POST",
+            "/v1/extract",
+            {"json": {"offers": [OFFER], "schema": {"attributes": [{"name": "A", "examples": ["x" * 70_000]}]}}},
+            422,
+            "invalid",
+            "65536",
+        ),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER]}, "headers": {"X-Timeout": "nan"}}, 422, "invalid", "x-timeout"),
+        ("POST", "/v1/extract", {"json": {"offers": [OFFER]}, "headers": {"X-Timeout": "-1"}}, 422, "invalid", "greater"),
+        ("POST", "/v1/templates/preview", {"json": {"offer": OFFER, "template": "/etc/x.jinja"}}, 422, "input", "extract@"),
+        ("POST", "/v1/templates/preview", {"json": {"offer": OFFER, "template": "../extract"}}, 422, "input", "no template"),
+        ("POST", "/v1/templates/preview", {"json": {"offer": OFFER | {"category": "x"}}}, 422, "unknown-schema", "category"),
+        ("POST", "/v1/templates/preview", {"json": {"offer": OFFER | {"title": ""}}}, 422, "invalid", "no text"),
+    ],
+)  # fmt: skip
+def test_problems_say_what_to_do(live, method, path, sent, status, kind, says):
+    url = httpx.URL(live.url).copy_with(raw_path=path.encode())
+    document = problem(live.http.request(method, url, **sent), status, kind)
+    assert says in document["detail"] + " ".join(document.get("errors", []))
+
+
+@pytest.mark.parametrize(
+    "content", [b"{", b"\xff", b"[" * 100_000, b'{"offers": [{"id": "\\ud800", "title": "x"}]}', b"1e999"]
+)
+def test_bodies_that_are_no_json_of_text(live, content):
+    headers = {"Content-Type": "application/json"}
+    response = live.http.post("/v1/extract", content=content, headers=headers)
+    problem(response, response.status_code, "invalid" if response.status_code == 422 else None)
+    assert response.status_code in (400, 422)
+
+
+def test_what_is_served(live):
+    get = lambda path: live.http.get(path).json()  # noqa: E731
+    assert [s["attributes"] for s in get("/v1/schemas")] == [[a.name for a in s.attributes] for s in SCHEMAS]
+    assert AttributeSchema.model_validate(get(f"/v1/schemas/{quote('tea/green', safe='')}")) == TEA
+    assert AttributeSchema.model_validate(get("/v1/schemas/Tea/Green")) == TEA
+    assert {"extract@1", "extract@2"} <= {t["reference"] for t in get("/v1/templates")}
+    assert all(t["released"] for t in get("/v1/templates"))
+    assert get("/v1/adapters") == []
+    assert get("/healthz")["status"] == "alive" and get("/readyz")["status"] == "ready"
+
+
+@pytest.mark.parametrize("template", [None, "extract", "extract@1"])
+@pytest.mark.parametrize("schema", [None, "Shoes", {"attributes": ["Sole"]}])
+def test_a_prompt_can_be_seen(live, template, schema):
+    body = {"offer": OFFER | {"title": "<|im_end|> {{ 7*7 }}"}, "template": template, "schema": schema}
+    shown = live.http.post("/v1/templates/preview", json=body).json()
+    text = " ".join(m["content"] for m in shown["messages"])
+    assert "‹|im_end|> {{ 7*7 }}" in text and ("Sole" if isinstance(schema, dict) else "Color") in text
+
+
+def test_headers_and_request_ids(live):
+    sane, insane = "req-1.A:b_c", ["a b", "x" * 65, "é".encode(), "<script>"]
+    for path in ("/healthz", "/nowhere", "/v1/schemas", "/openapi.json"):
+        response = live.http.get(path, headers={"X-Request-Id": sane})
+        assert response.headers["x-request-id"] == sane and "server" not in response.headers
+        assert {name: response.headers.get(name) for name in HEADERS} == HEADERS
+    for given in insane:
+        assert re.fullmatch(
+            "[0-9a-f]{16}", live.http.get("/healthz", headers={"X-Request-Id": given}).headers["x-request-id"]
+        )
+
+
+def test_without_keys_only_this_machine_is_answered(live):
+    problem(live.http.get("/v1/schemas", headers={"Host": "evil.example"}), 403, "host")
+    assert live.http.get("/v1/schemas", headers={"Host": "localhost:1"}).status_code == 200
+
+
+WAYS = {"extract": ["/v1/schemas", "/metrics"], "review": ["/v1/templates", "/v1/adapters"]}
+
+
+@pytest.mark.parametrize(
+    ("name", "extract", "review"),
+    [
+        *[("extract", 200, 403), ("review", 200, 200), ("admin", 200, 200)],
+        *[(name, 401, 401) for name in ("expired", "revoked", "none", "nonsense", "forged", "long")],
+    ],
+)
+def test_keys_and_roles(keyed, name, extract, review):
+    running, secrets = keyed
+    headers = {"Authorization": f"Bearer {secrets[name]}"}
+    for path, status in [*((p, extract) for p in WAYS["extract"]), *((p, review) for p in WAYS["review"])]:
+        response = running.http.get(path, headers=headers)
+        assert response.status_code == status
+        if status != 200:
+            problem(response, status, {401: "key", 403: "role"}[status])
+            assert len(secrets[name]) < 9 or secrets[name] not in response.text
+        assert ("www-authenticate" in response.headers) == (status == 401)
+    assert running.extract(OFFER, headers=headers).status_code == extract
+
+
+def test_without_a_key_nothing_but_probes_is_open(keyed):
+    running, secrets = keyed
+    for path, routes in running.http.get("/openapi.json").json()["paths"].items():
+        for method in routes:
+            status = running.http.request(method, path, json={}).status_code
+            assert status == (200 if path in ("/healthz", "/readyz") else 401), path
+    assert running.http.get("/v1/schemas", headers={"Authorization": f"Basic {secrets['admin']}"}).status_code == 401
+    assert running.http.get(f"/v1/schemas?key={secrets['admin']}").status_code == 401
+
+
+def test_a_revoked_key_is_refused_at_once(keyed):
+    running, _ = keyed
+    keys = running.service.access._keys
+    key, secret = keys.create("short", "extract", None, "test")
+    with Client(running.url, secret) as client:
+        assert len(client.schemas()) == 3
+        keys.revoke(key.id, "test")
+        with pytest.raises(InputError, match="401 No valid key"):
+            client.schemas()
+
+
+def test_a_bucket():
+    now = [0.0]
+    bucket = Bucket(2.0, lambda: now[0])
+    assert [bucket.take() for _ in range(3)] == [0, 0, 0.5]
+    now[0] = 0.5
+    assert bucket.take() == 0 and bucket.take() == 0.5
+    now[0] = 100
+    assert [bucket.take() for _ in range(3)] == [0, 0, 0.5]
+
+
+def test_a_key_has_its_rate():
+    with serving(ScriptedEngine(), rate=5) as running:
+        responses = [running.http.get("/v1/schemas") for _ in range(12)]
+        refused = [r for r in responses if r.status_code == 429]
+        assert 5 <= len(responses) - len(refused) < 12
+        problem(refused[0], 429, "rate")
+        assert refused[0].headers["retry-after"] == "1"
+        assert running.http.get("/readyz").status_code == 200
+
+
+def test_offers_of_many_clients_share_calls():
+    engine = ScriptedEngine(delay=0.05)
+    with serving(engine) as running, ThreadPoolExecutor(50) as pool, Client(running.url) as client:
+        before = engine.calls
+        asked = [ProductOffer(id=f"o{i}", title=f"Brand{i} x", category="Shoes") for i in range(200)]
+        schema = AttributeSchema.from_names(["Sole"])
+        ask = lambda i: client.extract([asked[i]], schema if i % 2 else None)[0]  # noqa: E731
+        records = list(pool.map(ask, range(200)))
+        assert [r.offer_id for r in records] == [o.id for o in asked]
+        assert [next(iter(r.attributes.values()))[0].value for r in records] == [f"Brand{i}" for i in range(200)]
+        assert [next(iter(r.attributes)) for r in records[:2]] == ["Brand", "Sole"]
+        assert engine.calls - before <= 25
+        assert running.metric("shelfwise_batch_offers_sum") == 200
+
+
+def test_one_request_is_split_and_others_go_between():
+    engine, opened = gate()
+    sizes = []
+    generate = engine.generate
+    engine.generate = lambda requests: sizes.append(len(requests)) or generate(requests)
+    with serving(engine, batch=10) as running, ThreadPoolExecutor(3) as pool:
+        first = pool.submit(running.extract, OFFER | {"title": "slow"})
+        running.until(lambda: running.service.batcher.extracting)
+        many = pool.submit(running.extract, *[OFFER | {"id": f"{i}", "title": f"T{i} x"} for i in range(100)])
+        running.until(lambda: running.service.batcher.waiting == 100)
+        one = pool.submit(running.extract, OFFER)
+        running.until(lambda: running.service.batcher.waiting == 101)
+        opened.set()
+        assert first.result().status_code == 200 and values(one.result().json()["results"][0]) == ANSWERED
+        assert [r["offer_id"] for r in many.result().json()["results"]] == [str(i) for i in range(100)]
+        assert sizes == [1, 1, *[10] * 10, 1] and not running.service.batcher._queue
+
+
+def test_beyond_the_queue_is_429():
+    engine, opened = gate()
+    with serving(engine, queue=3) as running, ThreadPoolExecutor(8) as pool:
+        first = pool.submit(running.extract, OFFER | {"title": "slow"})
+        running.until(lambda: running.service.batcher.extracting)
+        waiting = [pool.submit(running.extract, OFFER) for _ in range(3)]
+        running.until(lambda: running.service.batcher.waiting == 3)
+        refused = running.extract(OFFER)
+        assert "3 offers wait" in problem(refused, 429, "queue-full")["detail"]
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        with (
+            Client(running.url, patience=0.5) as client,
+            pytest.raises(EngineUnavailable, match="429 Too many offers wait"),
+        ):
+            client.extract([ProductOffer(**OFFER)])
+        with Client(running.url) as client:
+            patient = pool.submit(client.extract, [ProductOffer(**OFFER)])
+            time.sleep(0.2)
+            opened.set()
+            assert isinstance(patient.result()[0], Extraction)
+        assert {f.result().status_code for f in (first, *waiting)} == {200}
+        # Nobody waits, so that more than may wait are taken.
+        assert running.extract(*[OFFER] * 10).status_code == 200
+
+
+def test_a_deadline_and_a_client_that_hangs_up_give_up_their_places():
+    engine, opened = gate()
+    with serving(engine) as running, ThreadPoolExecutor(2) as pool:
+        first = pool.submit(running.extract, OFFER | {"title": "slow"})
+        batcher = running.service.batcher
+        running.until(lambda: batcher.extracting)
+        problem(running.extract(OFFER, OFFER, headers={"X-Timeout": "0.2"}), 504, "deadline")
+        assert batcher.waiting == 0
+        with socket.create_connection(("127.0.0.1", running.port)) as connection:
+            body = json.dumps({"offers": [OFFER] * 7}).encode()
+            connection.sendall(f"{POST}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+            running.until(lambda: batcher.waiting == 7)
+        running.until(lambda: batcher.waiting == 0)
+        opened.set()
+        assert first.result().status_code == 200
+        calls = engine.calls
+        assert running.extract(OFFER).status_code == 200 and engine.calls == calls + 1
+        labels = {"method": "POST", "route": "/v1/extract"}
+        running.until(lambda: running.metric("shelfwise_requests_total", status="499", **labels) == 1)
+        assert running.metric("shelfwise_requests_total", status="504", **labels) == 1
+
+
+def test_what_is_running_is_finished_and_who_waits_is_told():
+    engine, opened = gate()
+    with serving(engine) as running, ThreadPoolExecutor(4) as pool:
+        first = pool.submit(running.extract, OFFER | {"title": "slow"})
+        running.until(lambda: running.service.batcher.extracting)
+        waiting = [pool.submit(running.extract, OFFER) for _ in range(2)]
+        running.until(lambda: running.service.batcher.waiting == 2)
+        running.server.should_exit = True
+        for answer in waiting:
+            assert "send it again" in problem(answer.result(), 503, "not-ready")["detail"]
+        opened.set()
+        assert values(first.result().json()["results"][0]) == ANSWERED | {"Brand": ["slow"]}
+
+
+def test_engines_that_die_come_back_and_poison_stays_alone():
+    engines, deaths = [], Counter()
+
+    def script(request):
+        text = request.messages[-1]["content"]
+        if "kill" in text and not deaths["kill"]:
+            deaths["kill"] += 1
+            raise EngineError("the engine fell over")
+        if "poison" in text:
+            raise ValueError(text)
+        return first_words(request)
+
+    def started():
+        engines.append(ScriptedEngine(script))
+        return engines[-1]
+
+    with serving(started) as running:
+        records = running.extract(OFFER | {"title": "kill x"}, OFFER).json()["results"]
+        assert [values(r)["Brand"] for r in records] == [["kill"], ["Velmora"]] and len(engines) == 2
+        records = running.extract(*[OFFER | {"title": t} for t in ("a", "b", "poison", "d")]).json()["results"]
+        assert ["failure" in r for r in records] == [False, False, True, False] and len(engines) == 2
+        assert records[2]["failure"]["reason"] == "engine_error"
+        assert running.metric("shelfwise_failures_total", reason="engine_error") == 1
+        assert running.metric("shelfwise_engine_repeats_total") == 3
+        assert running.http.get("/readyz").status_code == 200
+
+
+def test_an_engine_that_stays_away(monkeypatch):
+    monkeypatch.setattr("extractor.service.batching.AGAIN", 0.05)
+    away = Event()
+
+    class Away(ScriptedEngine):
+        def generate(self, requests):
+            if away.is_set():
+                raise EngineUnavailable("the server is down")
+            return super().generate(requests)
+
+    with serving(Away(), patience=0) as running:
+        assert running.extract(OFFER).status_code == 200
+        away.set()
+        document = problem(running.extract(OFFER), 503, "not-ready")
+        assert "the server is down" in document["detail"]
+        problem(running.http.get("/readyz"), 503, "not-ready")
+        assert running.extract(OFFER).headers["retry-after"] == "5" and running.http.get("/healthz").status_code == 200
+        with Client(running.url, patience=0) as client, pytest.raises(EngineUnavailable, match="503 No engine answers"):
+            client.extract([ProductOffer(**OFFER)])
+        away.clear()
+        running.until(lambda: running.http.get("/readyz").status_code == 200)
+        assert running.extract(OFFER).status_code == 200
+
+
+def test_ready_is_who_has_extracted_an_offer():
+    engine, opened = gate("probe")
+    with serving(engine, ready=False) as running, Client(running.url) as client:
+        assert running.http.get("/healthz").status_code == 200 and not client.ready()
+        assert "it starts" in problem(running.extract(OFFER), 503, "not-ready")["detail"]
+        opened.set()
+        running.until(client.ready)
+        assert client.schemas()[1].attributes == ["Brand", "Weight"] and client.schemas()[1].category == "Tea/Green"
+
+
+def raw(running, head, *parts, pause=0.0):
+    """What a server answers to these bytes, and how many of them it took."""
+    with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
+        sent = 0
+        try:
+            for part in (head.encode(), *parts):
+                connection.sendall(part)
+                sent += len(part)
+                time.sleep(pause)
+        except OSError:
+            pass
+        answer = b""
+        try:
+            while more := connection.recv(65_536):
+                answer += more
+        except OSError:
+            pass
+        return answer.decode(), sent
+
+
+POST = "POST /v1/extract HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+def test_a_body_of_a_hundred_megabytes_is_refused_early(live):
+    answer, sent = raw(live, f"{POST}Content-Length: {100 << 20}\r\n\r\n", *(b" " * (1 << 20) for _ in range(100)))
+    assert sent < 30 << 20 and (not answer or " 413 " in answer.split("\r\n")[0])
+    answer, _ = raw(live, f"{POST}Content-Length: {100 << 20}\r\n\r\n")
+    assert " 413 " in answer.split("\r\n")[0] and "send fewer offers at once" in answer
+    chunk = b"100000\r\n" + b" " * (1 << 20) + b"\r\n"
+    _, sent = raw(live, f"{POST}Transfer-Encoding: chunked\r\n\r\n", *(chunk for _ in range(100)))
+    assert sent < 40 << 20
+    labels = {"method": "POST", "route": "/v1/extract", "status": "413"}
+    live.until(lambda: live.metric("shelfwise_requests_total", **labels) == 3)
+
+
+def test_a_slow_body_is_not_waited_for():
+    with serving(ScriptedEngine(), reading=0.3) as running:
+        begun = time.monotonic()
+        answer, _ = raw(running, f"{POST}Content-Length: 100\r\n\r\n", *[b" "] * 5, pause=0.1)
+        assert " 408 " in answer.split("\r\n")[0] and "within 0.3 s" in answer and time.monotonic() - begun < 3
+        assert running.extract(OFFER).status_code == 200
+
+
+def test_the_log_has_a_line_for_each_request_and_no_text(keyed):
+    running, secrets = keyed
+    lines = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record)
+    log.addHandler(handler)
+    level = log.level
+    log.setLevel(logging.INFO)
+    try:
+        for title in ("Secretive Loafer", ""):
+            running.extract(OFFER | {"title": title}, headers={"Authorization": f"Bearer {secrets['extract']}"})
+        running.http.get("/v1/schemas/Secretive", headers={"Authorization": "Bearer sw_Secretive"})
+        running.until(lambda: len(lines) == 3)
+    finally:
+        log.removeHandler(handler)
+        log.setLevel(level)
+    facts = [line.facts for line in lines]
+    assert [(f["route"], f["status"]) for f in facts] == [
+        *[("/v1/extract", 200)] * 2,
+        ("/v1/schemas/{category:path}", 401),
+    ]
+    assert facts[0]["key"] in secrets["extract"] and facts[0]["offers"] == 1 and facts[0]["output_tokens"] == 1
+    assert "Secretive" not in str([f | {"m": line.getMessage()} for f, line in zip(facts, lines, strict=True)])
+    assert not any(secrets[role] in str(facts) for role in ("extract", "review", "admin"))
+
+
+def test_a_mistake_of_ours_is_a_problem_and_logged_without_its_message(monkeypatch):
+    lines = []
+    monkeypatch.setattr(log, "log", lambda level, what, extra: lines.append((level, extra["facts"])))
+    with serving(ScriptedEngine()) as running:
+        monkeypatch.setattr(running.service, "templates", lambda: {}["Secretive"])
+        assert "request id" in problem(running.http.get("/v1/templates"), 500)["detail"]
+        running.until(lambda: lines)
+    level, facts = lines[0]
+    assert (
+        level == logging.ERROR
+        and facts["error"].startswith("KeyError < test_service.py:")
+        and "Secretive" not in str(facts)
+    )
+
+
+def test_metrics(keyed):
+    running, secrets = keyed
+    headers = {"Authorization": f"Bearer {secrets['extract']}"}
+    count = lambda: running.metric("shelfwise_missing_total", category="Tea/Green", attribute="Weight") or 0  # noqa: E731
+    before = count()
+    running.extract(OFFER | {"category": "Tea/Green"}, headers=headers)
+    running.extract(OFFER, schema={"category": "x", "attributes": ["Made up"]}, headers=headers)
+    running.http.get("/made/up", headers=headers)
+    running.until(lambda: running.metric("shelfwise_asked_total", category="(inline)", attribute=""))
+    text = running.http.get("/metrics", headers=headers).text
+    assert count() == before + 1 and "ade up" not in text and "made/up" not in text
+    for name in (
+        "queue_offers",
+        "engine_offers",
+        "ready",
+        "engine_seconds_total",
+        "request_seconds_bucket",
+        "tokens_total",
+    ):
+        assert f"\nshelfwise_{name}" in text
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        *[(host, True) for host in ("127.0.0.1", "127.8.8.8", "::1", "localhost")],
+        *[(host, False) for host in ("0.0.0.0", "::", "example.org")],
+    ],
+)
+def test_loopback(host, loopback):
+    assert is_loopback(host) == loopback
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--no-auth", "--host", "0.0.0.0"], "--no-auth lets anybody in"),
+        (["--no-auth", "--schema", "nowhere"], "no such file or folder"),
+        (["--no-auth", "--port", "0", "--engine", "huggingface", "--model", "/nowhere"], "nowhere"),
+        (["--no-auth", "--host", "192.0.2.1"], "--no-auth"),
+    ],
+)
+def test_a_service_that_cannot_be_says_why(options, says):
+    done = run_cli("serve", "--engine", "scripted", *options)
+    assert done.returncode == 2 and says in done.stderr
+
+
+def test_the_command_from_start_to_end(tmp_path):
+    done = run_cli("keys", "create", "me", "--role", "extract", "--data-dir", str(tmp_path))
+    command = ["serve", "--engine", "scripted", "--port", "0", "--data-dir", str(tmp_path), "--attributes", "Brand"]
+    process = subprocess.Popen([sys.executable, "-m", "extractor", *command], stderr=subprocess.PIPE, text=True)
+    try:
+        for line in process.stderr:
+            facts = json.loads(line)
+            if found := re.search(r"http://\S+:\d+", facts["what"]):
+                url = found[0]
+            if facts["what"] == "the engine answers":
+                break
+        with Client(url, done.stdout.strip()) as client:
+            (record,) = client.extract([ProductOffer(id="1", title="Velmora Loafer")])
+            assert record.attributes["Brand"][0].value == "Velmora" and client.ready()
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        rest = process.stderr.read()
+        assert process.wait(10) in (0, -signal.SIGTERM), rest
+    finally:
+        process.kill()
+        process.wait()
+        process.stderr.close()
