@@ -1,5 +1,6 @@
 """Who may do what, and how often."""
 
+import hashlib
 import math
 import time
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from fastapi import Request
 from extractor.keys import ROLES, Key, Keys, Role
 from extractor.service.problems import Problem, retry
 
+FRESH = 1.0  # seconds after which a key is looked up again, so that one that is revoked is refused a second later
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANYBODY = Key("anonymous", "anonymous", ROLES[-1], "", None, None, None)
 
@@ -42,6 +44,9 @@ class Access:
 
     def __init__(self, keys: Keys | None, rate: float | None = None) -> None:
         self._keys, self._rate = keys, rate
+        self._known: dict[
+            bytes, tuple[float, Key]
+        ] = {}  # hash of a secret -> until when it holds without a look; valid keys alone
         self._buckets: dict[str, Bucket] = {}  # of keys that exist, so that there are no more than keys
 
     async def admit(self, request: Request, role: Role) -> Key:
@@ -73,7 +78,7 @@ class Access:
             return ANYBODY
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
         bearer = scheme.lower() == "bearer"
-        key = await run_sync(self._keys.check, secret.strip()) if bearer else None
+        key = await self._checked(self._keys, secret.strip()) if bearer else None
         if key is None:
             detail = (
                 "the key is unknown, expired or revoked; ask whoever runs the service for another"
@@ -81,4 +86,15 @@ class Access:
                 else "send a key, made by `shelfwise keys create`, as Authorization: Bearer KEY"
             )
             raise Problem(401, "key", "No valid key", detail, {"WWW-Authenticate": "Bearer"})
+        return key
+
+    async def _checked(self, keys: Keys, secret: str) -> Key | None:
+        digest, now = hashlib.sha256(secret.encode()).digest(), time.monotonic()
+        until, known = self._known.get(digest, (0.0, None))
+        if known and now < until:
+            return known
+        if key := await run_sync(keys.check, secret):
+            self._known[digest] = now + FRESH, key
+        else:
+            self._known.pop(digest, None)
         return key

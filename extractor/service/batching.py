@@ -7,10 +7,9 @@ thousand offers of one client do not hold up the single offer of another. An eng
 
 import math
 import time
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from contextlib import suppress
 from dataclasses import dataclass, field
 from threading import Condition, Thread
 
@@ -92,7 +91,7 @@ class Batcher:
         self._most, self._window, self._bound, self._seen, self._say = most, window, bound, seen, say
         self._workshop = Workshop(opened, spend, say, patience)
         self._changed = Condition()
-        self._queue: deque[Ticket] = deque()
+        self._queue: OrderedDict[Ticket, None] = OrderedDict()  # who has waited longest for a share comes first
         self._closing = False
         self._rate = 0.0  # offers/s, of the rounds so far, the last ones most
         self._thread = Thread(target=self._work, name="shelfwise-engine", daemon=True)
@@ -129,7 +128,7 @@ class Batcher:
             ticket = Ticket(offers, [None] * len(offers), time.monotonic())
             ticket.done.set_running_or_notify_cancel()  # so that nobody can cancel it under the engine's thread
             if offers:
-                self._queue.append(ticket)
+                self._queue[ticket] = None
                 self.waiting += len(offers)
                 self._changed.notify()
             else:
@@ -138,9 +137,8 @@ class Batcher:
 
     def forget(self, ticket: Ticket) -> None:
         """Nobody waits for it any more: its offers that wait give up their places."""
-        with self._changed, suppress(ValueError):
-            self._queue.remove(ticket)
-            self.waiting -= ticket.waiting
+        with self._changed:
+            self._leave(ticket)
 
     def drain(self) -> None:
         """Take no more, and answer NotReady to whom the engine has not begun with."""
@@ -163,11 +161,13 @@ class Batcher:
             return 1
         return max(1, min(LONGEST, math.ceil((self.waiting + self.extracting) / self._rate)))
 
-    def _refuse(self, ticket: Ticket, error: ShelfwiseError) -> None:
-        """Under the lock."""
-        with suppress(ValueError):
-            self._queue.remove(ticket)
+    def _leave(self, ticket: Ticket) -> None:
+        if ticket in self._queue:
+            del self._queue[ticket]
             self.waiting -= ticket.waiting
+
+    def _refuse(self, ticket: Ticket, error: ShelfwiseError) -> None:
+        self._leave(ticket)
         if not ticket.done.done():
             ticket.done.set_exception(error)
 
@@ -220,13 +220,13 @@ class Batcher:
         slices: list[_Slice] = []
         room = self._most
         while room and self._queue:
-            ticket = self._queue.popleft()
+            ticket, _ = self._queue.popitem(last=False)
             n = min(ticket.waiting, max(1, room // (len(self._queue) + 1)))
             slices.append(_Slice(ticket, ticket.taken, ticket.taken + n))
             ticket.taken += n
             room -= n
             if ticket.waiting:
-                self._queue.append(ticket)
+                self._queue[ticket] = None
         self.extracting = self._most - room
         self.waiting -= self.extracting
         return slices

@@ -28,7 +28,7 @@ from extractor.service.problems import HUNG_UP, MEDIA, Document, Problem
 from extractor.service.served import Service
 
 
-def _service(request: Request) -> Service:
+async def _service(request: Request) -> Service:  # a plain function would be run in a thread
     service: Service = request.app.state.service
     return service
 
@@ -53,7 +53,8 @@ watching = APIRouter(route_class=guarded("extract"), dependencies=_BEARER, respo
 probing = APIRouter()
 
 Timeout = Annotated[
-    float | None, Header(gt=0, le=600, allow_inf_nan=False, description="Seconds after which the answer is of no use.")
+    float | None,
+    Header(ge=0.1, le=600, allow_inf_nan=False, description="Seconds after which the answer is of no use."),
 ]
 
 
