@@ -5,6 +5,7 @@ python -m eval.benchmark pipeline --offers 1000000   # the command line's own wo
 python -m eval.benchmark adapters                    # one adapter against fifty in a mixed load
 python -m eval.benchmark batch --data sets/ae_110k   # a job against scripts, and LLM.chat by hand
 python -m eval.benchmark ray                         # a job on 1 to 16 actors, scripted; --engine vllm --actors 1,2
+python -m eval.benchmark service --clients 200       # the HTTP service under load, scripted
 python -m eval.benchmark scores                      # a million cells with 1,000 bootstrap rounds
 """
 
@@ -26,6 +27,7 @@ import typer
 
 from eval.benchmark_batch import batch
 from eval.benchmark_ray import ray
+from eval.benchmark_service import service
 from extractor import AttributeSchema, Extractor, LabelledOffer, ProductOffer, load_schemas
 from extractor.engines.base import Generation, GenerationRequest
 from extractor.engines.scripted import ScriptedEngine
@@ -35,6 +37,7 @@ from extractor.prompts import PROMPTS
 app = typer.Typer(no_args_is_help=True, add_completion=False, help="Benchmarks; each prints what it measured.")
 app.command()(batch)
 app.command()(ray)
+app.command()(service)
 SAMPLES = PROMPTS / "samples" / "catalogue.jsonl"
 
 
