@@ -68,7 +68,7 @@ def serve(
     """Serve extraction over HTTP."""
     try:
         from extractor.adapters import Registry
-        from extractor.service.serve import is_loopback
+        from extractor.service.auth import is_loopback
         from extractor.service.serve import serve as run
         from extractor.service.served import Limits, Service, prompter
     except ModuleNotFoundError as error:

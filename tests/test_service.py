@@ -29,9 +29,9 @@ from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError, EngineUnavailable, InputError
 from extractor.keys import Keys
-from extractor.service.auth import Bucket
+from extractor.service.auth import Bucket, is_loopback
 from extractor.service.observe import HEADERS, log
-from extractor.service.serve import Server, is_loopback
+from extractor.service.serve import Server
 from extractor.service.served import Limits, Service, prompter
 
 SHOES = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
@@ -266,7 +266,8 @@ def test_headers_and_request_ids(live):
 
 
 def test_without_keys_only_this_machine_is_answered(live):
-    problem(live.http.get("/v1/schemas", headers={"Host": "evil.example"}), 403, "host")
+    for name in ("evil.example", "127.0.0.1.evil.example", "[", "a@b:c"):
+        problem(live.http.get("/v1/schemas", headers={"Host": name}), 403, "host")
     assert live.http.get("/v1/schemas", headers={"Host": "localhost:1"}).status_code == 200
 
 

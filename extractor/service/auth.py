@@ -4,7 +4,10 @@ import hashlib
 import math
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
+from ipaddress import ip_address
+from urllib.parse import urlsplit
 
 from anyio.to_thread import run_sync
 from fastapi import Request
@@ -13,7 +16,6 @@ from extractor.keys import ROLES, Key, Keys, Role
 from extractor.service.problems import Problem, retry
 
 FRESH = 1.0  # seconds after which a key is looked up again, so that one that is revoked is refused a second later
-LOOPBACK = ("localhost", "127.0.0.1", "::1")
 ANYBODY = Key("anonymous", "anonymous", ROLES[-1], "", None, None, None)
 
 
@@ -72,7 +74,7 @@ class Access:
     async def _key(self, request: Request) -> Key:
         if self._keys is None:
             # A page elsewhere whose name was made to lead here has that name in Host.
-            if request.url.hostname not in LOOPBACK:
+            if not is_loopback(_named(request)):
                 detail = "without keys this service answers to localhost alone; start it with keys for other names"
                 raise Problem(403, "host", "Not for this host", detail)
             return ANYBODY
@@ -98,3 +100,16 @@ class Access:
         else:
             self._known.pop(digest, None)
         return key
+
+
+def is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ip_address(host).is_loopback
+    return host == "localhost"
+
+
+def _named(request: Request) -> str:
+    """The host that a client believes to speak to."""
+    with suppress(ValueError):
+        return urlsplit(f"//{request.headers.get('host', '')}").hostname or ""
+    return ""

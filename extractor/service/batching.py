@@ -180,6 +180,8 @@ class Batcher:
                     if slices := self._next():
                         self._round(slices)
         finally:
+            if not self.started.done():
+                self.started.set_exception(EngineError("the engine did not start"))
             with self._changed:
                 self._closing = True
                 for ticket in list(self._queue):
@@ -240,6 +242,9 @@ class Batcher:
         except ShelfwiseError as error:
             self._lost(slices, error)
             return
+        except BaseException:
+            self._lost(slices, EngineError("the service made a mistake, and has to be started again"))
+            raise
         seconds = time.monotonic() - begun
         rate = len(offers) / max(seconds, 1e-6)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
@@ -263,7 +268,7 @@ class Batcher:
 
     def _lost(self, slices: list[_Slice], error: ShelfwiseError) -> None:
         """No engine could be started, or the server stayed away: whoever waits should not wait for it."""
-        self._say(f"no engine answers: {type(error).__name__}")
+        self._say(f"no engine answers: {error}")
         with self._changed:
             self.ready, self.broken, self.extracting = False, error, 0
             lost = NotReady(f"the engine does not answer: {error}; try again")

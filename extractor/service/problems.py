@@ -15,6 +15,7 @@ from extractor.service.batching import NotReady, QueueFull
 MEDIA = "application/problem+json"
 HUNG_UP = 499  # nobody reads it; the log and the metrics tell it from an answer
 ADVICE = {
+    400: "the body cannot be read; send JSON in UTF-8",
     404: "there is nothing here; /openapi.json says what there is",
     405: "this path takes other methods; the Allow header names them",
     500: "the service made a mistake; report the request id to whoever runs it",

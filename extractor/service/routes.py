@@ -24,7 +24,7 @@ from extractor.service.models import (
     ShownMessage,
     TemplateSummary,
 )
-from extractor.service.problems import HUNG_UP, MEDIA, Document, Problem
+from extractor.service.problems import HUNG_UP, MEDIA, Document, Problem, retry
 from extractor.service.served import Service
 
 
@@ -85,6 +85,7 @@ async def _answered(service: Service, ticket: Ticket, request: Request, seconds:
             return done.result()
     finally:
         left.cancel()
+        done.cancel()  # what comes of it later is of no use
         service.batcher.forget(ticket)
     if left.done():
         raise Problem(HUNG_UP, "hung-up", "The client hung up", "nobody reads this")
@@ -193,8 +194,7 @@ async def healthz(service: Served) -> Health:
 async def readyz(service: Served) -> Health:
     """Whether the engine has answered, and requests are taken."""
     if not service.batcher.answering:
-        reason = service.batcher.broken or "it starts, or the service is being stopped"
-        raise Problem(
-            503, "not-ready", "No engine answers", f"the engine does not answer: {reason}", {"Retry-After": "5"}
-        )
+        # Anybody may ask: why it does not answer, with its address, is for the log.
+        detail = "the engine starts or is down, or the service is being stopped; the log says which"
+        raise Problem(503, "not-ready", "No engine answers", detail, retry(5))
     return Health(status="ready")

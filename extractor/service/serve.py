@@ -1,9 +1,7 @@
 """The process of the service: uvicorn around the application, from start to graceful end."""
 
-import ipaddress
 import socket
 from concurrent.futures import Future
-from contextlib import suppress
 
 import uvicorn
 
@@ -13,12 +11,6 @@ from extractor.service.observe import log, log_as_json
 from extractor.service.served import Service
 
 GRACE = 30  # seconds for what the engine has begun
-
-
-def is_loopback(host: str) -> bool:
-    with suppress(ValueError):
-        return ipaddress.ip_address(host).is_loopback
-    return host == "localhost"
 
 
 class Server(uvicorn.Server):
