@@ -43,6 +43,7 @@ def service(
             statuses, times = asyncio.run(_load(url, secret, clients, seconds, offers))
         finally:
             ours.send("enough")
+            computed = ours.recv()
             process.join()
     n, ranked = sum(statuses.values()), sorted(times)
     print(
@@ -54,6 +55,7 @@ def service(
         print(
             f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; beside the engine's delay {p50 - delay:.0f} and {p99 - delay:.0f} ms"
         )
+    print(f"the service computed {1000 * computed / n:.2f} ms a request, and no more than one core at a time")
     shown = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
     print(f"{n} answers: {shown}; 5xx {sum(c for s, c in statuses.items() if s >= 500)}")
 
@@ -113,7 +115,9 @@ def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int,
     thread = Thread(target=server.run, args=([listener],))
     thread.start()
     made.batcher.started.result()
+    begun = time.process_time()
     pipe.send((f"http://127.0.0.1:{listener.getsockname()[1]}", secret))
     pipe.recv()
+    pipe.send(time.process_time() - begun)
     server.should_exit = True
     thread.join()

@@ -114,7 +114,7 @@ def _error(status: int, problem: str) -> Exception:
 
 def _wait(response: httpx.Response) -> float:
     given = response.headers.get("Retry-After", "")
-    return float(given) if given.isdigit() else 1.0
+    return float(given) if given.isdecimal() else 1.0
 
 
 def _detail(response: httpx.Response) -> str:

@@ -1,5 +1,6 @@
 """Who may do what, and how often."""
 
+import asyncio
 import hashlib
 import math
 import time
@@ -49,6 +50,7 @@ class Access:
         self._known: dict[
             bytes, tuple[float, Key]
         ] = {}  # hash of a secret -> until when it holds without a look; valid keys alone
+        self._looking: dict[bytes, asyncio.Future[Key | None]] = {}
         self._buckets: dict[str, Bucket] = {}  # of keys that exist, so that there are no more than keys
 
     async def admit(self, request: Request, role: Role) -> Key:
@@ -95,7 +97,11 @@ class Access:
         until, known = self._known.get(digest, (0.0, None))
         if known and now < until:
             return known
-        if key := await run_sync(keys.check, secret):
+        if (looking := self._looking.get(digest)) is None:
+            # Requests that come together with a key look once: each might want to note its use.
+            looking = self._looking[digest] = asyncio.ensure_future(run_sync(keys.check, secret))
+            looking.add_done_callback(lambda _: self._looking.pop(digest))
+        if key := await asyncio.shield(looking):
             self._known[digest] = now + FRESH, key
         else:
             self._known.pop(digest, None)

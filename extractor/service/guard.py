@@ -44,7 +44,7 @@ async def _read(request: Request, most: int, seconds: float) -> None:
         413, "too-large", "The body is too large", f"at most {most} bytes; send fewer offers at once", CLOSE
     )
     length = request.headers.get("content-length", "0")
-    if not length.isdigit() or int(length) > most:
+    if not length.isdecimal() or int(length) > most:
         raise too_large
     body = bytearray()
     try:
