@@ -8,84 +8,24 @@ import socket
 import subprocess
 import sys
 import time
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from functools import partial
-from threading import Event, Thread
 from urllib.parse import quote
 
 import httpx
 import pytest
 import schemathesis
-from conftest import HOSTILE, HOSTILE_SCHEMA, assert_grounded, run_cli
+from conftest import HOSTILE, assert_grounded, run_cli
 from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
+from serving import ANSWERED, GREEN, OFFER, POST, SCHEMAS, TEA, problem, serving, values
 
-from extractor import Attribute, AttributeSchema, Extraction, Extractor, Failure, ProductOffer
+from extractor import AttributeSchema, Extraction, Extractor, Failure, ProductOffer
 from extractor.client import Client
-from extractor.config import load_settings
 from extractor.database import Database
-from extractor.engines.scripted import ScriptedEngine, first_words
-from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.engines.scripted import ScriptedEngine
+from extractor.errors import InputError
 from extractor.keys import Keys
 from extractor.service.auth import Bucket, is_loopback
 from extractor.service.observe import HEADERS, log
-from extractor.service.serve import Server
-from extractor.service.served import Limits, Service, prompter
-
-SHOES = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
-TEA = AttributeSchema(category="Tea/Green", attributes=(Attribute(name="Brand"), Attribute(name="Weight")))
-SCHEMAS = [SHOES, TEA, HOSTILE_SCHEMA]
-OFFER = {"id": "1", "category": "Shoes", "title": "Velmora Loafer"}
-GREEN = {"id": "2", "category": "Tea/Green", "title": "Lung"}
-ANSWERED = {"Brand": ["Velmora"], "Color": []}
-
-
-class Running:
-    def __init__(self, service, server, port):
-        self.service, self.server, self.url = service, server, f"http://127.0.0.1:{port}"
-        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
-        self.port = port
-
-    def extract(self, *offers, **more):
-        headers = more.pop("headers", {})
-        return self.http.post("/v1/extract", json={"offers": list(offers)} | more, headers=headers)
-
-    def metric(self, name, **labels):
-        return self.service.metrics.registry.get_sample_value(name, labels)
-
-    def until(self, condition):
-        for _ in range(500):
-            if condition():
-                return
-            time.sleep(0.01)
-        raise AssertionError("it never came true")
-
-
-@contextmanager
-def serving(engine, keys=None, ready=True, **limits):
-    """A server around what makes engines, or around one."""
-
-    @contextmanager
-    def opened():
-        yield Extractor(engine() if callable(engine) else engine, SCHEMAS)
-
-    prompting = partial(prompter, load_settings(engine="scripted"), SCHEMAS, [])
-    service = Service(opened, SCHEMAS, prompting, keys, Limits(**limits))
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = Server(service)
-    thread = Thread(target=server.run, args=([listener],))
-    thread.start()
-    running = Running(service, server, listener.getsockname()[1])
-    try:
-        running.until(lambda: service.batcher.started.done() if ready else server.started)
-        yield running
-    finally:
-        server.should_exit = True
-        thread.join(20)
-        running.http.close()
-        assert not thread.is_alive()
 
 
 @pytest.fixture(scope="module")
@@ -107,32 +47,6 @@ def keyed(tmp_path_factory):
     with serving(ScriptedEngine(), keys) as running:
         yield running, secrets
     database.close()
-
-
-def values(record):
-    return {name: [v["value"] for v in found] for name, found in record["attributes"].items()}
-
-
-def problem(response, status, kind=None):
-    assert response.status_code == status, response.text
-    document = response.json()
-    assert response.headers["content-type"] == "application/problem+json"
-    assert document["status"] == status and document["title"] and len(document["detail"]) > 10
-    assert document["request_id"] == response.headers["x-request-id"]
-    assert document["type"] == (f"urn:shelfwise:problem:{kind}" if kind else "about:blank")
-    return document
-
-
-def gate(title="slow"):
-    """An engine that holds up calls with this title until the event is set."""
-    opened = Event()
-
-    def script(request):
-        if title in request.messages[-1]["content"]:
-            opened.wait(15)
-        return first_words(request)
-
-    return ScriptedEngine(script), opened
 
 
 @pytest.mark.parametrize(
@@ -336,161 +250,6 @@ def test_a_key_has_its_rate():
         assert running.http.get("/readyz").status_code == 200
 
 
-def test_offers_of_many_clients_share_calls():
-    engine = ScriptedEngine(delay=0.05)
-    with serving(engine) as running, ThreadPoolExecutor(50) as pool, Client(running.url) as client:
-        before = engine.calls
-        asked = [ProductOffer(id=f"o{i}", title=f"Brand{i} x", category="Shoes") for i in range(200)]
-        schema = AttributeSchema.from_names(["Sole"])
-        ask = lambda i: client.extract([asked[i]], schema if i % 2 else None)[0]  # noqa: E731
-        records = list(pool.map(ask, range(200)))
-        assert [r.offer_id for r in records] == [o.id for o in asked]
-        assert [next(iter(r.attributes.values()))[0].value for r in records] == [f"Brand{i}" for i in range(200)]
-        assert [next(iter(r.attributes)) for r in records[:2]] == ["Brand", "Sole"]
-        assert engine.calls - before <= 80
-        assert running.metric("shelfwise_batch_offers_sum") == 200
-
-
-def test_one_request_is_split_and_others_go_between():
-    engine, opened = gate()
-    sizes = []
-    generate = engine.generate
-    engine.generate = lambda requests: sizes.append(len(requests)) or generate(requests)
-    with serving(engine, batch=10) as running, ThreadPoolExecutor(3) as pool:
-        first = pool.submit(running.extract, OFFER | {"title": "slow"})
-        running.until(lambda: running.service.batcher.extracting)
-        many = pool.submit(running.extract, *[OFFER | {"id": f"{i}", "title": f"T{i} x"} for i in range(100)])
-        running.until(lambda: running.service.batcher.waiting == 100)
-        one = pool.submit(running.extract, OFFER)
-        running.until(lambda: running.service.batcher.waiting == 101)
-        opened.set()
-        assert first.result().status_code == 200 and values(one.result().json()["results"][0]) == ANSWERED
-        assert [r["offer_id"] for r in many.result().json()["results"]] == [str(i) for i in range(100)]
-        assert sizes == [1, 1, *[10] * 10, 1] and not running.service.batcher._queue
-
-
-def test_beyond_the_queue_is_429():
-    engine, opened = gate()
-    with serving(engine, queue=3) as running, ThreadPoolExecutor(8) as pool:
-        first = pool.submit(running.extract, OFFER | {"title": "slow"})
-        running.until(lambda: running.service.batcher.extracting)
-        waiting = [pool.submit(running.extract, OFFER) for _ in range(3)]
-        running.until(lambda: running.service.batcher.waiting == 3)
-        refused = running.extract(OFFER)
-        assert "3 offers wait" in problem(refused, 429, "queue-full")["detail"]
-        assert 1 <= int(refused.headers["retry-after"]) <= 60
-        with (
-            Client(running.url, patience=0.5) as client,
-            pytest.raises(EngineUnavailable, match="429 Too many offers wait"),
-        ):
-            client.extract([ProductOffer(**OFFER)])
-        with Client(running.url) as client:
-            patient = pool.submit(client.extract, [ProductOffer(**OFFER)])
-            time.sleep(0.2)
-            opened.set()
-            assert isinstance(patient.result()[0], Extraction)
-        assert {f.result().status_code for f in (first, *waiting)} == {200}
-        # Nobody waits, so that more than may wait are taken.
-        assert running.extract(*[OFFER] * 10).status_code == 200
-
-
-def test_a_deadline_and_a_client_that_hangs_up_give_up_their_places():
-    engine, opened = gate()
-    with serving(engine) as running, ThreadPoolExecutor(2) as pool:
-        first = pool.submit(running.extract, OFFER | {"title": "slow"})
-        batcher = running.service.batcher
-        running.until(lambda: batcher.extracting)
-        problem(running.extract(OFFER, OFFER, headers={"X-Timeout": "0.2"}), 504, "deadline")
-        assert batcher.waiting == 0
-        with socket.create_connection(("127.0.0.1", running.port)) as connection:
-            body = json.dumps({"offers": [OFFER] * 7}).encode()
-            connection.sendall(f"{POST}Content-Length: {len(body)}\r\n\r\n".encode() + body)
-            running.until(lambda: batcher.waiting == 7)
-        running.until(lambda: batcher.waiting == 0)
-        opened.set()
-        assert first.result().status_code == 200
-        calls = engine.calls
-        assert running.extract(OFFER).status_code == 200 and engine.calls == calls + 1
-        labels = {"method": "POST", "route": "/v1/extract"}
-        running.until(lambda: running.metric("shelfwise_requests_total", status="499", **labels) == 1)
-        assert running.metric("shelfwise_requests_total", status="504", **labels) == 1
-
-
-def test_what_is_running_is_finished_and_who_waits_is_told():
-    engine, opened = gate()
-    with serving(engine) as running, ThreadPoolExecutor(4) as pool:
-        first = pool.submit(running.extract, OFFER | {"title": "slow"})
-        running.until(lambda: running.service.batcher.extracting)
-        waiting = [pool.submit(running.extract, OFFER) for _ in range(2)]
-        running.until(lambda: running.service.batcher.waiting == 2)
-        running.server.should_exit = True
-        for answer in waiting:
-            assert "send it again" in problem(answer.result(), 503, "not-ready")["detail"]
-        opened.set()
-        assert values(first.result().json()["results"][0]) == ANSWERED | {"Brand": ["slow"]}
-
-
-def test_engines_that_die_come_back_and_poison_stays_alone():
-    engines, deaths = [], Counter()
-
-    def script(request):
-        text = request.messages[-1]["content"]
-        if "kill" in text and not deaths["kill"]:
-            deaths["kill"] += 1
-            raise EngineError("the engine fell over")
-        if "poison" in text:
-            raise ValueError(text)
-        return first_words(request)
-
-    def started():
-        engines.append(ScriptedEngine(script))
-        return engines[-1]
-
-    with serving(started) as running:
-        records = running.extract(OFFER | {"title": "kill x"}, OFFER).json()["results"]
-        assert [values(r)["Brand"] for r in records] == [["kill"], ["Velmora"]] and len(engines) == 2
-        records = running.extract(*[OFFER | {"title": t} for t in ("a", "b", "poison", "d")]).json()["results"]
-        assert ["failure" in r for r in records] == [False, False, True, False] and len(engines) == 2
-        assert records[2]["failure"]["reason"] == "engine_error"
-        assert running.metric("shelfwise_failures_total", reason="engine_error") == 1
-        assert running.metric("shelfwise_engine_repeats_total") == 3
-        assert running.http.get("/readyz").status_code == 200
-
-
-def test_an_engine_that_stays_away(monkeypatch):
-    monkeypatch.setattr("extractor.service.batching.AGAIN", 0.05)
-    away = Event()
-
-    class Away(ScriptedEngine):
-        def generate(self, requests):
-            if away.is_set():
-                raise EngineUnavailable("the server is down")
-            return super().generate(requests)
-
-    with serving(Away(), patience=0) as running:
-        assert running.extract(OFFER).status_code == 200
-        away.set()
-        document = problem(running.extract(OFFER), 503, "not-ready")
-        assert "the server is down" in document["detail"]
-        problem(running.http.get("/readyz"), 503, "not-ready")
-        assert running.extract(OFFER).headers["retry-after"] == "5" and running.http.get("/healthz").status_code == 200
-        with Client(running.url, patience=0) as client, pytest.raises(EngineUnavailable, match="503 No engine answers"):
-            client.extract([ProductOffer(**OFFER)])
-        away.clear()
-        running.until(lambda: running.http.get("/readyz").status_code == 200)
-        assert running.extract(OFFER).status_code == 200
-
-
-def test_ready_is_who_has_extracted_an_offer():
-    engine, opened = gate("probe")
-    with serving(engine, ready=False) as running, Client(running.url) as client:
-        assert running.http.get("/healthz").status_code == 200 and not client.ready()
-        assert "it starts" in problem(running.extract(OFFER), 503, "not-ready")["detail"]
-        opened.set()
-        running.until(client.ready)
-        assert client.schemas()[1].attributes == ["Brand", "Weight"] and client.schemas()[1].category == "Tea/Green"
-
-
 def raw(running, head, *parts, pause=0.0):
     """What a server answers to these bytes, and how many of them it took."""
     with socket.create_connection(("127.0.0.1", running.port), timeout=10) as connection:
@@ -509,9 +268,6 @@ def raw(running, head, *parts, pause=0.0):
         except OSError:
             pass
         return answer.decode(), sent
-
-
-POST = "POST /v1/extract HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 
 
 def test_a_body_of_a_hundred_megabytes_is_refused_early(live):

@@ -1,0 +1,96 @@
+"""What the tests of the service share: a real server on a loopback port, around a scripted engine."""
+
+import socket
+import time
+from contextlib import contextmanager
+from functools import partial
+from threading import Event, Thread
+
+import httpx
+from conftest import HOSTILE_SCHEMA
+
+from extractor import Attribute, AttributeSchema, Extractor
+from extractor.config import load_settings
+from extractor.engines.scripted import ScriptedEngine, first_words
+from extractor.service.serve import Server
+from extractor.service.served import Limits, Service, prompter
+
+SHOES = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
+TEA = AttributeSchema(category="Tea/Green", attributes=(Attribute(name="Brand"), Attribute(name="Weight")))
+SCHEMAS = [SHOES, TEA, HOSTILE_SCHEMA]
+OFFER = {"id": "1", "category": "Shoes", "title": "Velmora Loafer"}
+GREEN = {"id": "2", "category": "Tea/Green", "title": "Lung"}
+ANSWERED = {"Brand": ["Velmora"], "Color": []}
+POST = "POST /v1/extract HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+
+
+class Running:
+    def __init__(self, service, server, port):
+        self.service, self.server, self.url = service, server, f"http://127.0.0.1:{port}"
+        self.http = httpx.Client(base_url=self.url, timeout=20, trust_env=False)
+        self.port = port
+
+    def extract(self, *offers, **more):
+        headers = more.pop("headers", {})
+        return self.http.post("/v1/extract", json={"offers": list(offers)} | more, headers=headers)
+
+    def metric(self, name, **labels):
+        return self.service.metrics.registry.get_sample_value(name, labels)
+
+    def until(self, condition):
+        for _ in range(500):
+            if condition():
+                return
+            time.sleep(0.01)
+        raise AssertionError("it never came true")
+
+
+@contextmanager
+def serving(engine, keys=None, ready=True, **limits):
+    """A server around what makes engines, or around one."""
+
+    @contextmanager
+    def opened():
+        yield Extractor(engine() if callable(engine) else engine, SCHEMAS)
+
+    prompting = partial(prompter, load_settings(engine="scripted"), SCHEMAS, [])
+    service = Service(opened, SCHEMAS, prompting, keys, Limits(**limits))
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = Server(service)
+    thread = Thread(target=server.run, args=([listener],))
+    thread.start()
+    running = Running(service, server, listener.getsockname()[1])
+    try:
+        running.until(lambda: service.batcher.started.done() if ready else server.started)
+        yield running
+    finally:
+        server.should_exit = True
+        thread.join(20)
+        running.http.close()
+        assert not thread.is_alive()
+
+
+def problem(response, status, kind=None):
+    assert response.status_code == status, response.text
+    document = response.json()
+    assert response.headers["content-type"] == "application/problem+json"
+    assert document["status"] == status and document["title"] and len(document["detail"]) > 10
+    assert document["request_id"] == response.headers["x-request-id"]
+    assert document["type"] == (f"urn:shelfwise:problem:{kind}" if kind else "about:blank")
+    return document
+
+
+def gate(title="slow"):
+    """An engine that holds up calls with this title until the event is set."""
+    opened = Event()
+
+    def script(request):
+        if title in request.messages[-1]["content"]:
+            opened.wait(15)
+        return first_words(request)
+
+    return ScriptedEngine(script), opened
+
+
+def values(record):
+    return {name: [v["value"] for v in found] for name, found in record["attributes"].items()}
