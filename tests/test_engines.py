@@ -83,25 +83,31 @@ def test_vllm_answers_every_hostile_title(vllm):
     assert {r.failure.reason for r in records if isinstance(r, Failure)} <= {"context_overflow", "output_truncated"}
 
 
-def test_what_a_grammar_leaves_no_choice_about_costs_no_step_and_changes_nothing(vllm, shared_offers):
+def test_what_a_grammar_leaves_no_choice_about_costs_no_step_and_changes_nothing(vllm, shared_offers, monkeypatch):
     offers, schemas = shared_offers
     extractor = Extractor(vllm, schemas)
     core = vllm._llm.llm_engine.engine_core.engine_core
     runner = core.model_executor.driver_worker.worker.model_runner
 
+    forced, after = [], runner._forced
+
+    def counted(request, token):
+        forced.extend(following := after(request, token))
+        return following
+
     def answers(grounding):
         extractor.grounding = grounding
-        vllm._llm.reset_prefix_cache()
-        begin = core.scheduler.current_step
+        forced.clear()
         requests = [extractor._task(0, o, extractor.schema_for(o), None).request for o in offers[::6]]
-        return vllm.generate(requests), core.scheduler.current_step - begin
+        return vllm.generate(requests), len(forced)
 
+    monkeypatch.setattr(runner, "_forced", counted)
     for grounding in ("strict", "off"):
-        guided, few = answers(grounding)
-        runner.scheduler, scheduler = None, runner.scheduler
-        plain, many = answers(grounding)
-        runner.scheduler = scheduler
-        assert few < 0.9 * many
+        guided, spared = answers(grounding)
+        with monkeypatch.context() as patch:
+            patch.setattr(runner, "scheduler", None)
+            plain, none = answers(grounding)
+        assert spared > 0.3 * sum(g.output_tokens for g in guided) and none == 0
         same = [(g, p) for g, p in zip(guided, plain, strict=True) if g.text == p.text]
         assert len(same) >= 0.98 * len(plain)  # a near tie may fall the other way
         for g, p in same:
