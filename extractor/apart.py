@@ -1,6 +1,6 @@
 """Several engines on this machine (`shelfwise batch run … --engines 4`), each in a process with its share of the cores.
 
-A small model keeps no more than a core or two busy: its matrices are small, and what is between them is Python.
+A small model gains less from a second thread than from a second engine: its matrices are small, and what is between them is Python.
 """
 
 import multiprocessing

@@ -67,7 +67,7 @@ class Workshop:
             self._spend(reason)
             return self.extract(offers, attempt + 1)
         if len(offers) == 1:
-            return [_outcome(self.extractor, offers[0], _broken(offers[0], reason), attempt)]
+            return [_outcome(self.extractor, offers[0], broken(offers[0], reason), attempt)]
         self._spend(reason)
         middle = len(offers) // 2
         return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)
@@ -100,7 +100,8 @@ def _outcome(extractor: Extractor, offer: ProductOffer, record: Extraction | Fai
     return Outcome(record, attempt, asked)
 
 
-def _broken(offer: ProductOffer, reason: str) -> Failure:
+def broken(offer: ProductOffer, reason: str) -> Failure:
+    """The failure of an offer that the engine, or its prompt, breaks on."""
     return Failure(
         offer_id=offer.id,
         category=offer.category,

@@ -15,8 +15,8 @@ from threading import Condition, Thread
 
 from extractor.errors import EngineError, InputError, ShelfwiseError
 from extractor.extract import Extractor
-from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
-from extractor.workshop import Opened, Workshop
+from extractor.records import Extraction, Failure, ProductOffer
+from extractor.workshop import Opened, Workshop, broken
 
 Record = Extraction | Failure
 AGAIN = 5.0  # seconds between two looks at an engine that is down
@@ -262,7 +262,7 @@ class Batcher:
             return [outcome.record for outcome in self._workshop.extract(offers)]
         except InputError as error:
             if len(offers) == 1:
-                return [_unasked(offers[0], error)]
+                return [broken(offers[0], str(error))]
             middle = len(offers) // 2
             return self._extracted(offers[:middle]) + self._extracted(offers[middle:])
 
@@ -274,13 +274,3 @@ class Batcher:
             lost = NotReady(f"the engine does not answer: {error}; try again")
             for ticket in dict.fromkeys([*(s.ticket for s in slices), *self._queue]):
                 self._refuse(ticket, lost)
-
-
-def _unasked(offer: ProductOffer, error: InputError) -> Failure:
-    return Failure(
-        offer_id=offer.id,
-        category=offer.category,
-        title=offer.title,
-        description=offer.description,
-        failure=FailureDetail(reason="engine_error", message=str(error)),
-    )
