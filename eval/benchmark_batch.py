@@ -22,12 +22,13 @@ from eval.datasets import load_dataset
 from eval.metrics import Prediction, score, tabulate, tallies
 from eval.predictions import from_answer, from_record
 from extractor import AttributeSchema
-from extractor.apart import Engines
 from extractor.batch import work
 from extractor.config import load_settings, open_extractor
 from extractor.engines.base import GenerationRequest
 from extractor.engines.models import resolve_model
-from extractor.job import Manifest, create
+from extractor.job import create
+from extractor.manifest import Manifest
+from extractor.processes import Engines
 from extractor.records import LabelledOffer
 from extractor.workshop import Opened
 

@@ -15,7 +15,8 @@ from extractor.batch import work
 from extractor.cluster import Cluster
 from extractor.config import load_settings, open_extractor
 from extractor.engines.scripted import ScriptedEngine
-from extractor.job import Manifest, create
+from extractor.job import create
+from extractor.manifest import Manifest
 from extractor.prompts import PROMPTS
 from extractor.workshop import Opened
 

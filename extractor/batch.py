@@ -4,7 +4,7 @@
     shelfwise batch resume results/
 
 The input is read ahead in chunks; what the job or another one knows already is taken from there, the rest is extracted, in this
-process, in several (`extractor.apart`) or on Ray (`extractor.cluster`), and each chunk enters the job (`extractor.job`), a part.
+process, in several (`extractor.processes`) or on Ray (`extractor.cluster`), and each chunk enters the job (`extractor.job`).
 """
 
 import hashlib

@@ -3,8 +3,7 @@
 import json
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
-from datetime import UTC, datetime
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,8 +12,10 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
+from extractor.batch_options import FILES, Cpus, Engines, Folder, Gpus, Patience, Port, Ray, Retries, Shown, extract_by
 from extractor.errors import InputError
-from extractor.job import READ, Counts, Job, Manifest, create, differences, open_job
+from extractor.job import READ, Counts, Job, create, open_job
+from extractor.manifest import Manifest, differences
 from extractor.options import (
     Adapter,
     Adapters,
@@ -37,29 +38,12 @@ from extractor.stores import local, reaching
 from extractor.writers import open_writer
 
 if TYPE_CHECKING:
-    from extractor.batch import Extract
     from extractor.schema import AttributeSchema
 
 app = typer.Typer(
     no_args_is_help=True, help="Jobs that survive anything: every offer ends in a record or a dead letter."
 )
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
-
-FILES = ("model", "adapter", "adapters", "template", "calibration")  # settings that may be paths
-
-Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
-Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
-Patience = Annotated[float, typer.Option(min=0, help="Seconds that a server may stay away.")]
-Port = Annotated[int | None, typer.Option("--metrics-port", help="Serve Prometheus metrics there.")]
-Ray = Annotated[
-    str | None, typer.Option("--ray", help="Extract on Ray: local (a cluster for this job), auto, or HOST:PORT.")
-]
-Engines = Annotated[
-    str, typer.Option(help="How many, each in a process with its share of the cores; on Ray also MIN:MAX.")
-]
-Cpus = Annotated[float, typer.Option(min=0, help="Cores of each on Ray.")]
-Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each on Ray.")]
-Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
 
 
 @app.command()
@@ -126,10 +110,8 @@ def run(
         demonstrations=str(demonstrations.resolve()) if demonstrations else None,
         settings=given,
         part=settings.chunk,
-        prints={},
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    extract = _extract(ray, engines, cpus, gpus)
+    extract = extract_by(ray, engines, cpus, gpus)
     opened, prints = _ready(manifest)
     with create(folder, manifest.model_copy(update={"prints": prints})) as job, _opened(reuse) as others:
         act = partial(work, job, opened, reuse=others, extract=extract, retries=retries, patience=patience)
@@ -156,7 +138,7 @@ def resume(
     """Go on with a job where it was stopped."""
     from extractor.batch import work
 
-    extract = _extract(ray, engines, cpus, gpus)
+    extract = extract_by(ray, engines, cpus, gpus)
     with open_job(job) as opened, _opened(reuse) as others:
         extractor = _unchanged(opened, accept_changes)
         act = partial(work, opened, extractor, reuse=others, extract=extract, retries=retries, patience=patience)
@@ -179,7 +161,7 @@ def retry(
     """Extract the dead letters that are offers once more."""
     from extractor.batch import retry as again
 
-    extract = _extract(ray, engines, cpus, gpus)
+    extract = extract_by(ray, engines, cpus, gpus)
     with open_job(job) as opened:
         extractor = _unchanged(opened, False)
         act = partial(again, opened, extractor, extract=extract, retries=retries, patience=patience)
@@ -252,26 +234,6 @@ def _ready(manifest: Manifest) -> tuple[Callable[[], Any], dict[str, str]]:
     return partial(open_extractor, settings, schemas, shown), prints(
         files_of(manifest.sources), settings, schemas, shown
     )
-
-
-def _extract(ray: str | None, engines: str, cpus: float, gpus: float) -> "Extract":
-    """On Ray, in several processes, or in this one."""
-    from extractor.apart import Engines
-    from extractor.batch import in_process
-    from extractor.cluster import Cluster
-
-    least, most = _bounds(engines)
-    if ray:
-        return Cluster(ray, (least, most), cpus, gpus)
-    return Engines(most) if most > 1 else in_process
-
-
-def _bounds(text: str) -> tuple[int, int]:
-    least, _, most = text.partition(":")
-    with suppress(ValueError):
-        if 1 <= int(least) <= int(most or least):
-            return int(least), int(most or least)
-    raise InputError(f"--engines {text!r}: give one number from 1, or MIN:MAX, as in 2:8")
 
 
 @contextmanager

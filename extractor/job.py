@@ -17,15 +17,15 @@ import sqlite3
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from itertools import accumulate
 from pathlib import Path
 from threading import Lock
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from extractor.errors import InputError, StorageError, explain
+from extractor.manifest import Manifest, differences, now
 from extractor.records import Extraction, Failure, Usage
 
 MANIFEST, LEDGER, LOCK, PARTS, DEAD = "manifest.json", "ledger.sqlite", "lock", "parts", "dead"
@@ -37,24 +37,6 @@ CREATE TABLE IF NOT EXISTS dead (row INTEGER PRIMARY KEY, part INTEGER, line INT
 CREATE TABLE IF NOT EXISTS records (key BLOB PRIMARY KEY, part INTEGER, offset INTEGER) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS notes (name TEXT PRIMARY KEY, value INTEGER);
 """
-
-
-class Manifest(BaseModel):
-    """`sources` are files, folders or globs; `settings` those of `extractor.config` without secrets; `prints` say of everything
-    that records depend on, by name, what it was; `changes`, what was accepted later."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    sources: list[str]
-    part: int
-    columns: dict[str, str] = {}
-    schema_path: str | None = None
-    attributes: str | None = None
-    demonstrations: str | None = None
-    settings: dict[str, Any] = {}
-    prints: dict[str, str] = {}
-    created: str = ""
-    changes: list[dict[str, str]] = []
 
 
 class DeadLetter(BaseModel):
@@ -156,7 +138,7 @@ class Job:
         row = (
             *(number, part.rows, len(lines), part.reused, hashlib.sha256(b"".join(lines)).hexdigest(), part.seconds),
             *(sum(getattr(u, name) for u in part.usage) for name in Usage.model_fields),
-            datetime.now(UTC).isoformat(timespec="seconds"),
+            now(),
         )
         dead = [(d.row, number, i, d.failure.failure.reason) for i, d in enumerate(part.dead)]
         found = [(key, number, at) for key, at in zip(part.keys, offsets, strict=True) if key is not None]
@@ -225,20 +207,15 @@ class Job:
 
     def accept(self, prints: dict[str, str]) -> None:
         """Go on with what has changed, and remember it."""
-        old, now = self.manifest.prints, datetime.now(UTC).isoformat(timespec="seconds")
+        old, at = self.manifest.prints, now()
         changed = [
-            {"at": now, "what": name, "was": old.get(name, ""), "is": prints.get(name, "")}
+            {"at": at, "what": name, "was": old.get(name, ""), "is": prints.get(name, "")}
             for name in differences(old, prints)
         ]
         self.manifest = self.manifest.model_copy(
             update={"prints": prints, "changes": [*self.manifest.changes, *changed]}
         )
         _save(self.folder, self.manifest)
-
-
-def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:
-    """Names of what is not as it was."""
-    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
 
 
 def create(folder: Path, manifest: Manifest) -> Job:

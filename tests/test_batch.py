@@ -19,7 +19,8 @@ from extractor.batch_cli import _work
 from extractor.config import load_settings
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError, EngineUnavailable, InputError
-from extractor.job import MANIFEST, Counts, Manifest, create, open_job
+from extractor.job import MANIFEST, Counts, create, open_job
+from extractor.manifest import Manifest
 from extractor.prices import money, prices_of
 from extractor.progress import METRICS, SPEED, facts, line, reporting
 from extractor.prompts import PROMPTS

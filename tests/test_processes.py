@@ -13,12 +13,12 @@ import pytest
 from test_batch import SCHEMA, made, offers, once, poisonous
 
 from extractor import Extractor
-from extractor.apart import Engines, shares
 from extractor.batch import in_process, work
-from extractor.batch_cli import _extract
+from extractor.batch_options import extract_by
 from extractor.cluster import Cluster
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineUnavailable, InputError
+from extractor.processes import Engines, shares
 
 TWO = Engines(2)
 
@@ -121,14 +121,14 @@ def test_a_killed_job_leaves_no_engine_behind(tmp_path):
 import sys, time
 from functools import partial
 from pathlib import Path
-import test_apart, test_batch
+import test_processes, test_batch
 from extractor.batch import in_process, work
-from extractor.batch_cli import _extract
+from extractor.batch_options import extract_by
 from extractor.cluster import Cluster
 if __name__ == "__main__":
     with test_batch.made(Path(sys.argv[1]), test_batch.offers(400)) as job:
-        work(job, partial(test_apart.scripted, test_apart.slow), extract=test_apart.TWO,
-             report=lambda *_: print(*test_apart.children(), flush=True))
+        work(job, partial(test_processes.scripted, test_processes.slow), extract=test_processes.TWO,
+             report=lambda *_: print(*test_processes.children(), flush=True))
 """
     script = tmp_path / "job.py"
     script.write_text(code)
@@ -146,13 +146,13 @@ if __name__ == "__main__":
 @pytest.mark.parametrize("engines", ["8:2", "0:2", "two", "", "1:2:3", "-1"])
 def test_a_number_of_engines_that_is_none_says_what_to_give(tmp_path, engines):
     with pytest.raises(InputError, match="give one number from 1, or MIN:MAX"):
-        _extract(None, engines, 1, 0)
+        extract_by(None, engines, 1, 0)
 
 
 def test_engines_go_where_they_are_asked_for():
-    assert _extract(None, "1", 1, 0) is in_process
-    assert _extract(None, "2:8", 1, 0) == Engines(8)
-    assert _extract("auto", "2:8", 4, 1) == Cluster("auto", (2, 8), 4, 1)
+    assert extract_by(None, "1", 1, 0) is in_process
+    assert extract_by(None, "2:8", 1, 0) == Engines(8)
+    assert extract_by("auto", "2:8", 4, 1) == Cluster("auto", (2, 8), 4, 1)
 
 
 def test_engines_share_the_cores(monkeypatch):

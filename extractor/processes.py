@@ -1,6 +1,6 @@
 """Several engines on this machine (`shelfwise batch run … --engines 4`), each in a process with its share of the cores.
 
-A small model gains less from a second thread than from a second engine: its matrices are small, and what is between them is Python.
+A small model gains less from a second thread than from a second engine: its matrices are small, and between them is Python.
 """
 
 import multiprocessing
@@ -46,8 +46,8 @@ class Engines:
         divided = shares(self.number)
         stack.enter_context(_environment(OMP_NUM_THREADS=str(len(divided[0])), VLLM_CPU_OMP_THREADS_BIND="nobind"))
         for cores in divided:
-            apart: Any = partial(_apart, opened, cores, ended)
-            idle.put(stack.enter_context(Workshop(apart, budget.spend, say, patience)))
+            remote: Any = partial(_remote, opened, cores, ended)
+            idle.put(stack.enter_context(Workshop(remote, budget.spend, say, patience)))
 
         def extract(chunk: Chunk) -> Chunk:
             shop, started = idle.get(), time.perf_counter()
@@ -92,7 +92,7 @@ def _environment(**variables: str) -> Iterator[None]:
                 os.environ[name] = value
 
 
-class _Far:
+class _RemoteExtractor:
     """An extractor in another process: calls go there, and what they give or raise comes back."""
 
     def __init__(self, pipe: Connection, process: SpawnProcess, ended: threading.Event) -> None:
@@ -120,7 +120,7 @@ class _Far:
 
 
 @contextmanager
-def _apart(opened: Opened, cores: Sequence[int], ended: threading.Event) -> Iterator[_Far]:
+def _remote(opened: Opened, cores: Sequence[int], ended: threading.Event) -> Iterator[_RemoteExtractor]:
     """An extractor in a process of its own. Raises what opening it raises."""
     context = multiprocessing.get_context("spawn")
     here, there = context.Pipe()
@@ -128,9 +128,9 @@ def _apart(opened: Opened, cores: Sequence[int], ended: threading.Event) -> Iter
     process.start()
     there.close()
     try:
-        far = _Far(here, process, ended)
-        far.ask("extract", [])  # it is open when it answers
-        yield far
+        extractor = _RemoteExtractor(here, process, ended)
+        extractor.ask("extract", [])  # it is open when it answers
+        yield extractor
     finally:
         process.terminate()
         process.join(GRACE)
