@@ -186,3 +186,35 @@ def address(request, tmp_path):
 @pytest.fixture
 def clock():
     return Clock()
+
+
+@pytest.fixture(scope="module")
+def live():
+    """A server without keys."""
+    from serving import serving
+
+    from extractor.engines.scripted import ScriptedEngine
+
+    with serving(ScriptedEngine()) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory):
+    """A server with keys: name -> secret, of every role and state."""
+    from serving import serving
+
+    from extractor.database import Database
+    from extractor.engines.scripted import ScriptedEngine
+    from extractor.keys import Keys
+
+    database = Database(tmp_path_factory.mktemp("store") / "store.sqlite")
+    keys = Keys(database)
+    secrets = {role: keys.create(role, role, None, "test")[1] for role in ("extract", "review", "admin")}
+    secrets["expired"] = keys.create("expired", "admin", 0, "test")[1]
+    revoked, secrets["revoked"] = keys.create("revoked", "admin", None, "test")
+    keys.revoke(revoked.id, "test")
+    secrets |= {"none": "sw_", "nonsense": "no key", "forged": secrets["admin"][:-1] + "~", "long": "sw_" + "a" * 5_000}
+    with serving(ScriptedEngine(), keys) as running:
+        yield running, secrets
+    database.close()

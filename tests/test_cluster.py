@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_cli
-from test_batch import made, offers, once, opener, poisonous
+from jobs import bare, made, offers, once, opener, poisonous, troubled
 
 from extractor import ProductOffer
 from extractor.batch import retry, work
@@ -55,15 +55,8 @@ def slow(request):
     return first_words(request)
 
 
-def bare(job):
-    """The records without what differs from run to run."""
-    return [r.model_copy(update={"provenance": None}).model_dump_json() for r in job.records()]
-
-
 def test_a_job_gives_the_same_on_ray_and_survives_the_death_of_an_actor(tmp_path):
-    lines = [line.replace("Loafer", "POISON") if i in (7, 90) else line for i, line in enumerate(offers(160))]
-    lines[40] = lines[40][:-9]
-    lines[100] = lines[3].replace('"3"', '"100"')
+    lines = troubled()
     with made(tmp_path, lines, "here") as job:
         work(job, opener(poisonous))
         expected, counts = bare(job), job.counts()

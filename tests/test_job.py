@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 from conftest import run_cli
-from test_batch import made, offers, once, opener, poisonous
+from jobs import made, offers, once, opener, poisonous
 
 from extractor.batch import work
 from extractor.engines.scripted import first_words
@@ -73,7 +73,7 @@ import sys, time
 from contextlib import contextmanager
 from pathlib import Path
 sys.path.insert(0, "tests")
-from test_batch import SCHEMA, poisonous
+from jobs import SCHEMA, poisonous
 from extractor import Extractor, ProductOffer
 from extractor.batch import work
 from extractor.engines.scripted import ScriptedEngine

@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from test_batch import SCHEMA, made, offers, once, poisonous
+from jobs import SCHEMA, bare, made, offers, once, poisonous, troubled
 
 from extractor import Extractor
 from extractor.batch import in_process, work
@@ -50,15 +50,8 @@ def children() -> list[int]:
     return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 
-def bare(job):
-    """The records without what differs from run to run."""
-    return [r.model_copy(update={"provenance": None}).model_dump_json() for r in job.records()]
-
-
 def test_a_job_gives_the_same_apart_and_survives_the_death_of_an_engine(tmp_path):
-    lines = [line.replace("Loafer", "POISON") if i in (7, 90) else line for i, line in enumerate(offers(160))]
-    lines[40] = lines[40][:-9]
-    lines[100] = lines[3].replace('"3"', '"100"')
+    lines = troubled()
     with made(tmp_path, lines, "here") as job:
         work(job, partial(scripted, poisonous))
         expected, counts = bare(job), job.counts()
@@ -121,12 +114,12 @@ def test_a_killed_job_leaves_no_engine_behind(tmp_path):
 import sys, time
 from functools import partial
 from pathlib import Path
-import test_processes, test_batch
+import jobs, test_processes
 from extractor.batch import in_process, work
 from extractor.batch_options import extract_by
 from extractor.cluster import Cluster
 if __name__ == "__main__":
-    with test_batch.made(Path(sys.argv[1]), test_batch.offers(400)) as job:
+    with jobs.made(Path(sys.argv[1]), jobs.offers(400)) as job:
         work(job, partial(test_processes.scripted, test_processes.slow), extract=test_processes.TWO,
              report=lambda *_: print(*test_processes.children(), flush=True))
 """
