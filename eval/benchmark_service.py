@@ -96,6 +96,7 @@ def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int,
     from threading import Thread
 
     from extractor.database import Database
+    from extractor.feedback import Store
     from extractor.keys import Keys
     from extractor.service.serve import Server
     from extractor.service.served import Limits, Service, prompter
@@ -106,10 +107,11 @@ def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int,
     def opened() -> Any:
         yield Extractor(ScriptedEngine(delay=delay), schemas)
 
-    keys = Keys(Database(folder / "store.sqlite")) if auth else None
+    database = Database(folder / "store.sqlite")
+    keys = Keys(database) if auth else None
     secret = keys.create("benchmark", "extract", None, "benchmark")[1] if keys else ""
     prompting = partial(prompter, load_settings(engine="scripted"), schemas, [])
-    made = Service(opened, schemas, prompting, keys, Limits(batch=batch, queue=queue))
+    made = Service(opened, schemas, prompting, Store(database), folder, keys, Limits(batch=batch, queue=queue))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = Server(made)
     thread = Thread(target=server.run, args=([listener],))

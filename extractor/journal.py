@@ -30,8 +30,11 @@ class JobEntry:
     state: str
     who: str
     created: str
+    kind: str = "extract"
+    asked: dict[str, Any] = field(default_factory=dict)
     finished: str | None = None
     counts: dict[str, Any] = field(default_factory=dict)
+    problem: str | None = None
 
 
 class Journal:
@@ -50,7 +53,7 @@ class Journal:
 
     def enter(self, job: JobEntry) -> None:
         """Keep a job, or how it stands now."""
-        row = vars(job) | {"counts": json.dumps(job.counts)}
+        row = vars(job) | {"counts": json.dumps(job.counts), "asked": json.dumps(job.asked)}
         with self.database.writing() as connection:
             statement = self.database.upsert(jobs).values(row)
             connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
@@ -59,7 +62,16 @@ class Journal:
         """All, newest first."""
         with self.database.reading() as connection:
             rows = connection.execute(select(jobs).order_by(jobs.c.created.desc(), jobs.c.id)).mappings()
-            return [JobEntry(**row | {"counts": json.loads(row["counts"])}) for row in map(dict, rows)]
+            return [_entry(dict(row)) for row in rows]
+
+    def job(self, identity: str) -> JobEntry | None:
+        with self.database.reading() as connection:
+            row = connection.execute(select(jobs).where(jobs.c.id == identity)).mappings().one_or_none()
+        return None if row is None else _entry(dict(row))
+
+
+def _entry(row: dict[str, Any]) -> JobEntry:
+    return JobEntry(**row | {name: json.loads(row[name]) for name in ("counts", "asked")})
 
 
 def note(database: Database, connection: Connection, who: str, what: str, about: str) -> None:

@@ -6,7 +6,7 @@ import secrets
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from sqlalchemy import insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from extractor.database import Database
 from extractor.database.tables import keys
@@ -80,6 +80,12 @@ class Keys:
             alive = (keys.c.id == identity) & keys.c.revoked.is_(None)
             if connection.execute(update(keys).where(alive).values(revoked=self.database.now())).rowcount:
                 note(self.database, connection, who, "keys revoke", identity)
+
+
+def alive(connection: Connection, identity: str, now: str) -> Key | None:
+    """The key with this id, unless it is expired or revoked."""
+    row = connection.execute(select(keys).where(keys.c.id == identity)).one_or_none()
+    return None if row is None or row.revoked or (row.expires and row.expires <= now) else _key(row)
 
 
 def _key(row: object) -> Key:

@@ -1,6 +1,5 @@
 """`shelfwise serve`."""
 
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -46,6 +45,10 @@ def serve(
     queue: Annotated[int, typer.Option(min=1, help="Offers that may wait; beyond it the answer is 429.")] = 4096,
     rate: Annotated[float, typer.Option(min=0, help="Requests a second of one key; 0 for any.")] = 100.0,
     timeout: Annotated[float, typer.Option(min=0.01, help="Seconds for an answer without X-Timeout.")] = 60.0,
+    thresholds: Annotated[
+        str | None,
+        typer.Option(help="From which confidence on values need no review: a number, or a file of `eval thresholds`."),
+    ] = None,
     store: StoreAddress = None,
     data_dir: DataDir = None,
     demonstrations: Demonstrations = None,
@@ -68,6 +71,9 @@ def serve(
     """Serve extraction over HTTP."""
     try:
         from extractor.adapters import Registry
+        from extractor.database import default_file
+        from extractor.feedback import Store, thresholds_of
+        from extractor.keys import Keys
         from extractor.service.auth import is_loopback
         from extractor.service.serve import serve as run
         from extractor.service.served import Limits, Service, prompter
@@ -79,18 +85,14 @@ def serve(
     labelled = read_labelled(demonstrations) if demonstrations else []
     check_demonstrations(labelled, schemas)
     limits = Limits(batch=max_batch, window=window / 1000, queue=queue, rate=rate or None, timeout=timeout)
-    with ExitStack() as stack:
-        keys = None
-        if auth:
-            database = stack.enter_context(opened_database(store, data_dir))
-            from extractor.keys import Keys
-
-            keys = Keys(database)
-            if not any(key.revoked is None for key in keys.all()):
-                errors.print(
-                    "there is no key yet, and nobody gets in without: shelfwise keys create NAME --role extract"
-                )
+    accepting = thresholds_of(thresholds)
+    with opened_database(store, data_dir) as database:
+        keys = Keys(database) if auth else None
+        if keys and not any(key.revoked is None for key in keys.all()):
+            errors.print("there is no key yet, and nobody gets in without: shelfwise keys create NAME --role extract")
         registry = Registry(settings.adapters) if settings.adapters else None
         opened = partial(open_extractor, settings, schemas, labelled)
         prompting = partial(prompter, settings, schemas, labelled)
-        run(Service(opened, schemas, prompting, keys, limits, registry), host, port)
+        folder = default_file(data_dir).parent
+        kept = Store(database, accepting)
+        run(Service(opened, schemas, prompting, kept, folder, keys, limits, registry), host, port)

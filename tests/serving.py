@@ -2,8 +2,10 @@
 
 import socket
 import time
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from threading import Event, Thread
 
 import httpx
@@ -11,7 +13,9 @@ from conftest import HOSTILE_SCHEMA
 
 from extractor import Attribute, AttributeSchema, Extractor
 from extractor.config import load_settings
+from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
+from extractor.feedback import Store
 from extractor.service.serve import Server
 from extractor.service.served import Limits, Service, prompter
 
@@ -46,15 +50,24 @@ class Running:
 
 
 @contextmanager
-def serving(engine, keys=None, ready=True, **limits):
+def serving(engine, keys=None, ready=True, store=None, registry=None, **limits):
     """A server around what makes engines, or around one."""
+    with ExitStack() as stack:
+        folder = Path(stack.enter_context(TemporaryDirectory()))
+        if store is None:
+            database = keys.database if keys else stack.enter_context(closing(Database(folder / "store.sqlite")))
+            store = Store(database)
+        yield from _serving(engine, keys, ready, store, folder, registry, limits)
+
+
+def _serving(engine, keys, ready, store, folder, registry, limits):
 
     @contextmanager
     def opened():
         yield Extractor(engine() if callable(engine) else engine, SCHEMAS)
 
     prompting = partial(prompter, load_settings(engine="scripted"), SCHEMAS, [])
-    service = Service(opened, SCHEMAS, prompting, keys, Limits(**limits))
+    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), registry)
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(service)
     thread = Thread(target=server.run, args=([listener],))

@@ -2,14 +2,19 @@
 
 import socket
 import time
+from contextlib import contextmanager
 
+import httpx
 import pytest
 from serving import OFFER, POST, problem, serving
 
 from extractor.client import Client
+from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import InputError
-from extractor.service.auth import Bucket
+from extractor.keys import Keys
+from extractor.service.auth import COOKIE, TOKEN, Bucket
+from extractor.sessions import HOURS, Sessions, csrf
 
 
 def test_without_keys_only_this_machine_is_answered(live):
@@ -53,7 +58,7 @@ def test_without_a_key_nothing_but_probes_is_open(keyed):
 
 def test_a_revoked_key_is_refused_a_second_later(keyed):
     running, _ = keyed
-    keys = running.service.access._keys
+    keys = running.service.access.keys
     key, secret = keys.create("short", "extract", None, "test")
     with Client(running.url, secret) as client:
         assert len(client.schemas()) == 3
@@ -61,6 +66,70 @@ def test_a_revoked_key_is_refused_a_second_later(keyed):
         running.until(lambda: client._http.get("/v1/schemas").status_code == 401)
         with pytest.raises(InputError, match="401 No valid key"):
             client.schemas()
+
+
+@contextmanager
+def signed_in(running, secret):
+    """A browser's client, with the cookie of a session, and what its pages prove themselves by."""
+    response = running.http.post("/v1/session", headers={"Authorization": f"Bearer {secret}"})
+    assert response.status_code == 200 and secret not in response.headers["set-cookie"]
+    (cookie,) = response.cookies.jar
+    assert "HttpOnly" in response.headers["set-cookie"] and "SameSite=lax" in response.headers["set-cookie"]
+    running.http.cookies.clear()
+    with httpx.Client(base_url=running.url, cookies={COOKIE: cookie.value}, trust_env=False) as browser:
+        yield browser, csrf(cookie.value)
+
+
+def test_a_session_stands_for_its_key_until_it_is_left(keyed):
+    running, secrets = keyed
+    with signed_in(running, secrets["review"]) as (browser, token):
+        cookies = dict(browser.cookies)
+        assert browser.get("/v1/templates").status_code == 200
+        assert browser.delete("/v1/session", headers={TOKEN: token}).status_code == 204
+        browser.cookies.update(cookies)
+        problem(browser.get("/v1/templates"), 401, "key")
+    for name in ("expired", "revoked", "forged"):
+        problem(running.http.post("/v1/session", headers={"Authorization": f"Bearer {secrets[name]}"}), 401, "key")
+
+
+def test_a_session_ends_with_its_key_and_its_time(address, clock):
+    database = Database(address, clock)
+    keys, sessions = Keys(database), Sessions(database)
+    key, _ = keys.create("a", "review", 0.9, "test")
+    token = sessions.begin(key)
+    assert sessions.check(token) == key and sessions.check(token + "x") is None and sessions.check("") is None
+    clock.pass_by(HOURS * 3600 - 1)
+    assert sessions.check(token) == key
+    clock.pass_by(2)
+    assert sessions.check(token) is None
+    token = sessions.begin(key)
+    clock.pass_by(HOURS * 3600 - 60)
+    assert sessions.check(token) is None, "the key itself has expired"
+    other, _ = keys.create("b", "review", None, "test")
+    token = sessions.begin(other)
+    keys.revoke(other.id, "test")
+    assert sessions.check(token) is None
+    database.close()
+
+
+ELSEWHERE = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.example"}]
+
+
+@pytest.mark.parametrize("headers", [{}, {TOKEN: ""}, {TOKEN: "0" * 64}, *({TOKEN: "right"} | e for e in ELSEWHERE)])
+def test_another_site_changes_nothing_with_a_session(keyed, headers):
+    running, secrets = keyed
+    body = {"offers": [OFFER]}
+    with signed_in(running, secrets["admin"]) as (browser, token):
+        headers = headers | ({TOKEN: token} if headers.get(TOKEN) == "right" else {})
+        problem(browser.post("/v1/extract", json=body, headers=headers), 403, "csrf")
+        own = {TOKEN: token, "Sec-Fetch-Site": "same-origin", "Origin": running.url}
+        assert browser.post("/v1/extract", json=body, headers=own).status_code == 200
+
+
+@pytest.mark.parametrize("headers", ELSEWHERE)
+def test_without_keys_another_site_changes_nothing_either(live, headers):
+    problem(live.extract(OFFER, headers=headers), 403, "csrf")
+    assert live.extract(OFFER, headers={"Origin": live.url, "Sec-Fetch-Site": "same-origin"}).status_code == 200
 
 
 def test_a_bucket():

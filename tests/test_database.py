@@ -85,8 +85,8 @@ def tomorrow(tmp_path):
     """Migrations with one more, of which the program does not know yet."""
     folder = tmp_path / "migrations"
     shutil.copytree(MIGRATIONS, folder)
-    (folder / "versions" / "v2.py").write_text(
-        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '2', '1'\n"
+    (folder / "versions" / "v3.py").write_text(
+        "import sqlalchemy as sa\nfrom alembic import op\nrevision, down_revision = '3', '2'\n"
         "def upgrade(): op.add_column('offers', sa.Column('seller', sa.Text))\n"
     )
     return folder
@@ -117,7 +117,7 @@ def test_a_store_is_brought_up_to_date_by_whoever_opens_it_first(address, tomorr
             assert found == []
             Store(database).add([record("a", Brand=("Diesel", 0.5))])
             database.close()
-    with pytest.raises(InputError, match=r"newer shelfwise \(its version 2, this program knows 1\); update"):
+    with pytest.raises(InputError, match=r"newer shelfwise \(its version 3, this program knows 2\); update"):
         Database(address)
     engine = create_engine(address)
     with engine.connect() as connection:
@@ -127,7 +127,7 @@ def test_a_store_is_brought_up_to_date_by_whoever_opens_it_first(address, tomorr
 
 def test_a_failed_migration_leaves_no_trace(address, tomorrow, monkeypatch):
     Database(address).close()
-    with (tomorrow / "versions" / "v2.py").open("a") as file:
+    with (tomorrow / "versions" / "v3.py").open("a") as file:
         file.write("    raise KeyboardInterrupt\n".replace("    ", "\n_up = upgrade\ndef upgrade():\n    _up()\n    "))
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr("extractor.database.MIGRATIONS", tomorrow)

@@ -123,10 +123,36 @@ keys = Table(
     Column("used", Text),
 )
 
+# People who came with a key: a cookie's hash stands for the key.
+sessions = Table(
+    "sessions",
+    metadata,
+    Column("hash", Text, primary_key=True),
+    Column("key", Text, ForeignKey("keys.id"), nullable=False),
+    Column("created", Text, nullable=False),
+    Column("expires", Text, nullable=False),
+)
+
+# Schemas and templates that were written in the service. Rows are only ever added.
+versions = Table(
+    "versions",
+    metadata,
+    Column("kind", Text, primary_key=True),  # schema, template
+    Column("name", Escaped, primary_key=True),  # of the category, of the template
+    Column("number", Integer, primary_key=True, autoincrement=False),
+    Column("text", Escaped, nullable=False),  # JSON of a schema, Jinja of a template
+    Column("sha256", Text, nullable=False),
+    Column("who", Escaped, nullable=False),
+    Column("at", Text, nullable=False),
+)
+
 jobs = Table(
     "jobs",
     metadata,
     Column("id", Text, primary_key=True),
+    Column("kind", Text, nullable=False),  # extract, train
+    Column("asked", Escaped, nullable=False),  # JSON
+    Column("problem", Escaped),
     Column("folder", Escaped, nullable=False),
     Column("name", Escaped, nullable=False),
     Column("state", Text, nullable=False),

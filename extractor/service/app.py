@@ -7,9 +7,9 @@ from importlib.metadata import version
 from fastapi import FastAPI
 from starlette.concurrency import run_in_threadpool
 
+from extractor.service.api import ROUTERS
 from extractor.service.observe import Observed
 from extractor.service.problems import register
-from extractor.service.routes import extracting, probing, reviewing, watching
 from extractor.service.served import Service
 
 
@@ -32,6 +32,6 @@ def create_app(service: Service) -> Observed:
     )
     app.state.service = service
     register(app)
-    for router in (extracting, reviewing, watching, probing):
+    for router in ROUTERS:
         app.include_router(router)
     return Observed(app, service.metrics)

@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import hmac
 import math
 import time
 from collections.abc import Callable
@@ -15,7 +16,10 @@ from fastapi import Request
 
 from extractor.keys import ROLES, Key, Keys, Role
 from extractor.service.problems import Problem, retry
+from extractor.sessions import Sessions, csrf
 
+COOKIE, TOKEN = "shelfwise", "x-csrf-token"
+READING = ("GET", "HEAD")
 FRESH = 1.0  # seconds after which a key is looked up again, so that one that is revoked is refused a second later
 ANYBODY = Key("anonymous", "anonymous", ROLES[-1], "", None, None, None)
 
@@ -43,10 +47,12 @@ class Bucket:
 
 
 class Access:
-    """`keys` None lets anybody in who is on this machine; `rate` is in requests a second and key, None for any."""
+    """By a key, or the cookie of a session that was begun with one. `keys` None lets anybody in who is on this machine; `rate` is
+    in requests a second and key, None for any."""
 
     def __init__(self, keys: Keys | None, rate: float | None = None) -> None:
-        self._keys, self._rate = keys, rate
+        self.keys, self._rate = keys, rate
+        self.sessions = Sessions(keys.database) if keys else None
         self._known: dict[
             bytes, tuple[float, Key]
         ] = {}  # hash of a secret -> until when it holds without a look; valid keys alone
@@ -74,38 +80,59 @@ class Access:
         return key
 
     async def _key(self, request: Request) -> Key:
-        if self._keys is None:
+        if self.keys is None or self.sessions is None:
             # A page elsewhere whose name was made to lead here has that name in Host.
             if not is_loopback(_named(request)):
                 detail = "without keys this service answers to localhost alone; start it with keys for other names"
                 raise Problem(403, "host", "Not for this host", detail)
+            if request.method not in READING:
+                refuse_other_sites(request)
             return ANYBODY
         scheme, _, secret = request.headers.get("authorization", "").partition(" ")
-        bearer = scheme.lower() == "bearer"
-        key = await self._checked(self._keys, secret.strip()) if bearer else None
-        if key is None:
-            detail = (
-                "the key is unknown, expired or revoked; ask whoever runs the service for another"
-                if bearer
-                else "send a key, made by `shelfwise keys create`, as Authorization: Bearer KEY"
-            )
-            raise Problem(401, "key", "No valid key", detail, {"WWW-Authenticate": "Bearer"})
-        return key
+        if scheme.lower() == "bearer":
+            if key := await self._checked(self.keys.check, secret.strip()):
+                return key
+            detail = "the key is unknown, expired or revoked; ask whoever runs the service for another"
+        elif token := request.cookies.get(COOKIE):
+            if key := await self._checked(self.sessions.check, token):
+                if request.method not in READING:
+                    refuse_other_sites(request)
+                    if not hmac.compare_digest(request.headers.get(TOKEN, "").encode(), csrf(token).encode()):
+                        detail = f"a session changes nothing without the header {TOKEN}; load the page again"
+                        raise Problem(403, "csrf", "Not from a page of this service", detail)
+                return key
+            detail = "the session has ended; sign in again"
+        else:
+            detail = "send a key, made by `shelfwise keys create`, as Authorization: Bearer KEY, or sign in"
+        raise Problem(401, "key", "No valid key", detail, {"WWW-Authenticate": "Bearer"})
 
-    async def _checked(self, keys: Keys, secret: str) -> Key | None:
+    def leave(self, token: str) -> None:
+        """End a session at once."""
+        if self.sessions:
+            self.sessions.end(token)
+        self._known.pop(hashlib.sha256(token.encode()).digest(), None)
+
+    async def _checked(self, check: Callable[[str], Key | None], secret: str) -> Key | None:
         digest, now = hashlib.sha256(secret.encode()).digest(), time.monotonic()
         until, known = self._known.get(digest, (0.0, None))
         if known and now < until:
             return known
         if (looking := self._looking.get(digest)) is None:
             # Requests that come together with a key look once: each might want to note its use.
-            looking = self._looking[digest] = asyncio.ensure_future(run_sync(keys.check, secret))
+            looking = self._looking[digest] = asyncio.ensure_future(run_sync(check, secret))
             looking.add_done_callback(lambda _: self._looking.pop(digest))
         if key := await asyncio.shield(looking):
             self._known[digest] = now + FRESH, key
         else:
             self._known.pop(digest, None)
         return key
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Raises Problem 403 for what a browser sends on behalf of a page elsewhere; who is no browser says nothing about it."""
+    site, origin = request.headers.get("sec-fetch-site"), request.headers.get("origin")
+    if site not in (None, "same-origin", "none") or (origin and urlsplit(origin).netloc != request.headers.get("host")):
+        raise Problem(403, "csrf", "Not from a page of this service", "open the service itself, and do it there")
 
 
 def is_loopback(host: str) -> bool:

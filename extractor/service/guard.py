@@ -24,7 +24,7 @@ def guarded(role: Role) -> type[APIRoute]:
             takes_body = self.body_field is not None
 
             async def handled(request: Request) -> Response:
-                await request.app.state.service.access.admit(request, role)
+                request.state.key = await request.app.state.service.access.admit(request, role)
                 if takes_body:
                     limits = request.app.state.service.limits
                     await _read(request, limits.body, limits.reading)

@@ -1,4 +1,4 @@
-"""Bodies of requests and answers, with the limits of what is taken."""
+"""What bodies of requests are made of, with the limits of what is taken."""
 
 from typing import Annotated, Any
 
@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints,
 
 from extractor.errors import explain
 from extractor.extract import OwnOffer
-from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
+from extractor.records import Failure, FailureDetail, ProductOffer
 from extractor.schema import Attribute, AttributeSchema
 
 MOST_OFFERS, MOST_ATTRIBUTES, MOST_SCHEMA = 1_000, 100, 65_536  # the last in characters of JSON
@@ -15,11 +15,11 @@ AttributeName = Annotated[str, StringConstraints(strip_whitespace=True, min_leng
 EXAMPLE: JsonValue = {"id": "1", "category": "Shoes", "title": "Velmora Suede Loafer, Tan, EU 42"}
 
 
-class _Body(BaseModel):
+class Body(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
-class Offer(_Body):
+class Offer(Body):
     """A product offer. One without any text is answered by a failure, as one that the model cannot answer is."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE]})
@@ -40,7 +40,7 @@ class Offer(_Body):
             return Failure(offer_id=self.id, category=self.category, failure=detail)
 
 
-class InlineSchema(_Body):
+class InlineSchema(Body):
     """What to extract, for this request alone: attributes by their names, or as schemas describe them."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"attributes": ["Brand", "Color", "Size"]}]})
@@ -64,74 +64,9 @@ class InlineSchema(_Body):
         return AttributeSchema(category=self.category, description=self.description, attributes=attributes)
 
 
-class _Asked(_Body):
+class Asked(Body):
     schema_: Name | InlineSchema | None = Field(
         default=None,
         alias="schema",
         description="The category of a served schema, or attributes; without it each offer's category picks its schema.",
     )
-
-
-class ExtractRequest(_Asked):
-    """Offers to extract, answered in this order."""
-
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [{"offers": [EXAMPLE]}, {"offers": [EXAMPLE], "schema": {"attributes": ["Brand", "Color"]}}]
-        }
-    )
-
-    offers: list[Offer] = Field(min_length=1, max_length=MOST_OFFERS)
-
-
-class ExtractAnswer(_Body):
-    """For each offer its record or its failure, in order, as `shelfwise extract` writes them."""
-
-    results: list[Extraction | Failure]
-
-
-class SchemaSummary(_Body):
-    category: str | None = Field(description="None serves offers of every category.")
-    reference: str
-    description: str | None
-    attributes: list[str]
-
-
-class TemplateSummary(_Body):
-    reference: str
-    sha256: str
-    released: bool
-
-
-class PreviewRequest(_Asked):
-    """An offer, and the template that is to show it; without one, that of the service."""
-
-    model_config = ConfigDict(json_schema_extra={"examples": [{"offer": EXAMPLE, "template": "extract"}]})
-
-    offer: Offer
-    template: Name | None = None
-
-
-class ShownMessage(_Body):
-    role: str
-    content: str
-
-
-class PreviewAnswer(_Body):
-    schema_: str = Field(serialization_alias="schema")
-    messages: list[ShownMessage]
-
-
-class AdapterSummary(_Body):
-    reference: str
-    categories: list[str] = Field(description="That it was trained for.")
-    serves: list[str]
-    base: str
-    labels: int
-    scores: dict[str, Any]
-    created: str
-
-
-class Health(_Body):
-    status: str
-    detail: str | None = None

@@ -3,12 +3,15 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from pathlib import Path
 
 from extractor.adapters import Registry
 from extractor.config import Settings, make_extractor
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import InputError
 from extractor.extract import Extractor
+from extractor.feedback import Store
+from extractor.journal import Journal
 from extractor.keys import Keys
 from extractor.prompts import Template, list_templates, load_template
 from extractor.records import LabelledOffer
@@ -38,18 +41,22 @@ class Limits:
 
 class Service:
     """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
-    service asks. `keys` None: no access control."""
+    service asks. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
+    access control."""
 
     def __init__(
         self,
         opened: Opened,
         schemas: Sequence[AttributeSchema],
         prompting: Prompting,
+        store: Store,
+        folder: Path,
         keys: Keys | None,
         limits: Limits,
         registry: Registry | None = None,
     ) -> None:
         self.schemas, self.limits, self.registry = schemas, limits, registry
+        self.store, self.journal, self.folder = store, Journal(store.database), folder
         self.access = Access(keys, limits.rate)
         self.metrics = Metrics(schemas)
         self.batcher = Batcher(

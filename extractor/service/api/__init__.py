@@ -1,0 +1,13 @@
+"""The API, version 1: a room for each thing that it is about."""
+
+from extractor.service.api import adapters, extract, operations, schemas, sessions, templates
+
+ROUTERS = (
+    sessions.entering,
+    extract.extracting,
+    schemas.reading,
+    templates.reviewing,
+    adapters.reviewing,
+    operations.watching,
+    operations.probing,
+)

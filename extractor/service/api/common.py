@@ -1,0 +1,57 @@
+"""What all of the API's rooms share: who is let in, what is served, how problems are documented."""
+
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, Request, Security
+from fastapi.security import HTTPBearer
+
+from extractor.keys import Key, Role
+from extractor.schema import AttributeSchema
+from extractor.service.guard import guarded
+from extractor.service.models import InlineSchema
+from extractor.service.problems import MEDIA, Document, Problem
+from extractor.service.served import Service
+
+
+async def _service(request: Request) -> Service:  # a plain function would be run in a thread
+    service: Service = request.app.state.service
+    return service
+
+
+Served = Annotated[Service, Depends(_service)]
+
+
+async def _key(request: Request) -> Key:
+    key: Key = request.state.key  # of the guard
+    return key
+
+
+Asking = Annotated[Key, Depends(_key)]
+_BEARER = [Security(HTTPBearer(auto_error=False, description="A key of `shelfwise keys create`."))]
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    content = {MEDIA: {"schema": Document.model_json_schema()}}
+    return {status: {"description": "A problem (RFC 9457).", "content": content} for status in statuses}
+
+
+BODY = problems(400, 408, 413, 415, 422)
+
+
+def router(role: Role, prefix: str = "/v1") -> APIRouter:
+    """Routes for keys with this role."""
+    refusals = problems(401, 403, 429, 503)
+    return APIRouter(prefix=prefix, route_class=guarded(role), dependencies=_BEARER, responses=refusals)
+
+
+def asked_schema(service: Service, asked: str | InlineSchema | None) -> AttributeSchema | None:
+    """The schema that a body names or brings, None where it does neither. Raises Problem 422."""
+    match asked:
+        case None:
+            return None
+        case InlineSchema():
+            return asked.read()
+    if (schema := service.schema(asked)) is None:
+        known = ", ".join(sorted(str(s.category) for s in service.schemas))
+        raise Problem(422, "unknown-schema", "No such schema", f"no schema for {asked!r}; there are {known}")
+    return schema

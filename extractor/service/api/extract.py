@@ -1,0 +1,76 @@
+"""Offers in, records out."""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import Header, Request, Response
+from pydantic import ConfigDict, Field
+
+from extractor.records import Extraction, Failure
+from extractor.service.api.common import BODY, Served, asked_schema, problems, router
+from extractor.service.batching import Record, Ticket
+from extractor.service.guard import gone
+from extractor.service.models import EXAMPLE, MOST_OFFERS, Asked, Body, Offer
+from extractor.service.problems import HUNG_UP, Problem
+from extractor.service.served import Service
+
+extracting = router("extract")
+
+
+class ExtractRequest(Asked):
+    """Offers to extract, answered in this order."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [{"offers": [EXAMPLE]}, {"offers": [EXAMPLE], "schema": {"attributes": ["Brand", "Color"]}}]
+        }
+    )
+
+    offers: list[Offer] = Field(min_length=1, max_length=MOST_OFFERS)
+
+
+class ExtractAnswer(Body):
+    """For each offer its record or its failure, in order, as `shelfwise extract` writes them."""
+
+    results: list[Extraction | Failure]
+
+
+Timeout = Annotated[
+    float | None,
+    Header(ge=0.1, le=600, allow_inf_nan=False, description="Seconds after which the answer is of no use."),
+]
+
+
+@extracting.post("/extract", response_model=ExtractAnswer, responses=BODY | problems(504))
+async def extract(body: ExtractRequest, request: Request, service: Served, x_timeout: Timeout = None) -> Response:
+    """Extract the attributes of offers."""
+    schema = asked_schema(service, body.schema_)
+    read = [offer.read(schema) for offer in body.offers]
+    request.state.facts["offers"] = len(read)
+    ticket = service.batcher.submit([offer for offer in read if not isinstance(offer, Failure)])
+    seconds = service.limits.timeout if x_timeout is None else x_timeout
+    answers = iter(await _answered(service, ticket, request, seconds))
+    records = [row if isinstance(row, Failure) else next(answers) for row in read]
+    usages = [r.usage for r in records if isinstance(r, Extraction)]
+    request.state.facts["prompt_tokens"] = sum(u.prompt_tokens for u in usages)
+    request.state.facts["output_tokens"] = sum(u.output_tokens for u in usages)
+    text = ",".join(r.model_dump_json(by_alias=True) for r in records)
+    return Response(f'{{"results":[{text}]}}', media_type="application/json")
+
+
+async def _answered(service: Service, ticket: Ticket, request: Request, seconds: float) -> list[Record]:
+    """What the engine's thread makes of the ticket; a client that hangs up, or whose time is over, gives up its places."""
+    done = asyncio.wrap_future(ticket.done)
+    left = asyncio.ensure_future(gone(request))
+    try:
+        await asyncio.wait((done, left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            return done.result()
+    finally:
+        left.cancel()
+        done.cancel()  # what comes of it later is of no use
+        service.batcher.forget(ticket)
+    if left.done():
+        raise Problem(HUNG_UP, "hung-up", "The client hung up", "nobody reads this")
+    detail = f"no answer within {seconds:g} s; send fewer offers at once, or give more time with X-Timeout (seconds)"
+    raise Problem(504, "deadline", "The time is over", detail)
