@@ -18,8 +18,8 @@ _LONG = 280  # code points from which a description starts folded
 _UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
-def _printable(value: Any) -> Any:
-    # UTF-8 cannot hold lone surrogates, browsers drop control characters, bidi overrides reorder what is read.
+def printable(value: Any) -> Any:
+    """What a template shows: UTF-8 cannot hold lone surrogates, browsers drop control characters, bidi overrides reorder text."""
     return _UNPRINTABLE.sub("\ufffd", value) if type(value) is str else value
 
 
@@ -37,7 +37,7 @@ def write_html(records: Iterable[dict[str, Any]], path: Path) -> None:
         categories = {name: i for i, name in enumerate(sorted(summary.categories))}
         cards = (_card(json.loads(line), hues) for line in spool)
         loader = FileSystemLoader(Path(__file__).parent)
-        env = Environment(loader=loader, autoescape=True, finalize=_printable, undefined=StrictUndefined)
+        env = Environment(loader=loader, autoescape=True, finalize=printable, undefined=StrictUndefined)
         env.trim_blocks = env.lstrip_blocks = True
         template = env.get_template("view.html.jinja")
         page = template.stream(summary=summary, hues=hues, names=names, categories=categories, cards=cards)

@@ -1,15 +1,13 @@
 """The page: hostile text is inert, and a reader finds what they look for with the keyboard alone."""
 
 import json
-from pathlib import Path
 
 import pytest
-from conftest import missing, run_cli
+from browsing import chromium
+from conftest import run_cli
 
 from extractor.prompts import PROMPTS
 from extractor.view import write_html
-
-CHROMIUM = Path("/usr/bin/chromium")
 
 
 def record(identity: str, title: str, **values: tuple[int, int]) -> dict:
@@ -49,26 +47,18 @@ def test_hostile_text_is_inert_and_spans_are_marked(tmp_path):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    if not CHROMIUM.exists():
-        missing(str(CHROMIUM), "the page was not opened in a browser", "chromium")
     target = tmp_path_factory.mktemp("page") / "records.html"
     out = target.with_suffix(".jsonl")
     catalogue, schemas = str(PROMPTS / "samples" / "catalogue.jsonl"), str(PROMPTS / "schemas")
     run_cli("extract", catalogue, "--schema", schemas, "--engine", "scripted", "--out", str(out), "--html", str(target))
     assert len(out.read_text().splitlines()) == 72
-    from playwright.sync_api import sync_playwright
-
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-    quiet += ["--disable-component-update", "--disable-sync"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=quiet)
+    with chromium() as browser:
         opened = browser.new_page()
         complaints: list[str] = []
         opened.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
         opened.on("pageerror", lambda error: complaints.append(str(error)))
         opened.goto(target.as_uri())
         yield opened
-        browser.close()
         assert complaints == []
 
 

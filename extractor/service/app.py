@@ -9,6 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from extractor.service.api import ROUTERS
 from extractor.service.observe import Observed
+from extractor.service.pages import PAGES
 from extractor.service.problems import register
 from extractor.service.served import Service
 
@@ -32,6 +33,6 @@ def create_app(service: Service) -> Observed:
     )
     app.state.service = service
     register(app)
-    for router in ROUTERS:
+    for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     return Observed(app, service.metrics)

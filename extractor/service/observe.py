@@ -48,7 +48,9 @@ class Observed:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message["headers"], *_SECURE, (b"x-request-id", request_id.encode())]
+                given = {name for name, _ in message["headers"]}
+                secure = [header for header in _SECURE if header[0] not in given]
+                message["headers"] = [*message["headers"], *secure, (b"x-request-id", request_id.encode())]
             await send(message)
 
         try:

@@ -1,0 +1,67 @@
+// What every page does: speak to the API, make elements, say what happened.
+
+const csrf = document.querySelector("meta[name=csrf]").content;
+
+/** A problem that the API answered (RFC 9457). */
+export class Problem extends Error {
+  constructor(status, { title = "It did not work", detail = "", errors = [], type = "" }) {
+    super(detail || title);
+    Object.assign(this, { status, title, errors, kind: type.split(":").at(-1) });
+  }
+}
+
+/** The answer to a request as JSON, null where there is none. Throws Problem; leaves for the way in where the session has ended. */
+export async function api(method, path, body, { headers = {}, signal } = {}) {
+  const json = body !== undefined && !(body instanceof Blob);
+  const response = await fetch(path, {
+    method, signal,
+    headers: { "X-CSRF-Token": csrf, ...(json && { "Content-Type": "application/json" }), ...headers },
+    body: json ? JSON.stringify(body) : body,
+  }).catch(error => {
+    if (error.name === "AbortError") throw error;
+    throw new Problem(0, { title: "No connection", detail: "The service cannot be reached. Nothing is lost; try again." });
+  });
+  if (response.status === 401 && location.pathname !== "/sign-in") {
+    location.assign(`/sign-in?to=${encodeURIComponent(location.pathname + location.search)}`);
+    await new Promise(() => {}); // the page is being left
+  }
+  if (!response.ok) throw new Problem(response.status, await response.json().catch(() => ({})));
+  return response.status === 204 ? null : response.json();
+}
+
+export const $ = selector => document.querySelector(selector);
+
+/** An element; properties that are no properties of it become attributes, and text is only ever text. */
+export function el(tag, properties = {}, ...children) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (value === undefined || value === null || value === false) continue;
+    if (name === "dataset" || name === "style") for (const [k, v] of Object.entries(value)) name === "style" ? made.style.setProperty(k, v) : made.dataset[k] = v;
+    else if (name in made) made[name] = value;
+    else made.setAttribute(name, value === true ? "" : value);
+  }
+  made.append(...children.flat().filter(child => child !== null && child !== undefined && child !== false));
+  return made;
+}
+
+export function toast(message) {
+  const shown = el("p", {}, message);
+  $("#toasts").append(shown);
+  setTimeout(() => shown.remove(), 6000);
+}
+
+/** Say a problem where it belongs, or as a toast. */
+export function say(problem, place) {
+  if (!(problem instanceof Problem)) throw problem;
+  const lines = problem.errors.length > 1 ? problem.errors : [problem.message];
+  if (!place) return toast(`${problem.title}: ${lines[0]}`);
+  place.replaceChildren(el("strong", {}, problem.title), el("br"), ...lines.flatMap(line => [line, el("br")]).slice(0, -1));
+  place.hidden = false;
+}
+
+export const number = n => n.toLocaleString("en");
+
+$("#sign-out")?.addEventListener("click", async () => {
+  await api("DELETE", "/v1/session");
+  location.assign("/sign-in");
+});
