@@ -26,7 +26,7 @@ POLICY = (
 MEDIA = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 FILES = {path.name: path.read_bytes() for path in (*(HERE / "static").iterdir(), HERE.parents[1] / "look.css")}
 TAGS = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in FILES.items()}
-NAV = {"try": "Try it"}  # the pages that the head of each leads to
+NAV = {"try": "Try it", "review": "Review"}  # the pages that the head of each leads to
 
 _env = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=printable, undefined=StrictUndefined
@@ -72,6 +72,7 @@ def pages(role: Role) -> APIRouter:
 
 opened = APIRouter(include_in_schema=False)
 extracting = pages("extract")
+reviewing = pages("review")
 
 
 @opened.get("/static/{name}")
@@ -96,4 +97,9 @@ async def try_it(request: Request) -> Response:
     return rendered(request, "try", schemas=request.app.state.service.schemas)
 
 
-PAGES = (opened, extracting)
+@reviewing.get("/review")
+async def review(request: Request) -> Response:
+    return rendered(request, "review")
+
+
+PAGES = (opened, extracting, reviewing)

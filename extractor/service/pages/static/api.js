@@ -11,10 +11,10 @@ export class Problem extends Error {
 }
 
 /** The answer to a request as JSON, null where there is none. Throws Problem; leaves for the way in where the session has ended. */
-export async function api(method, path, body, { headers = {}, signal } = {}) {
+export async function api(method, path, body, { headers = {}, ...options } = {}) {
   const json = body !== undefined && !(body instanceof Blob);
   const response = await fetch(path, {
-    method, signal,
+    method, ...options,
     headers: { "X-CSRF-Token": csrf, ...(json && { "Content-Type": "application/json" }), ...headers },
     body: json ? JSON.stringify(body) : body,
   }).catch(error => {
