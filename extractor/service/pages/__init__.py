@@ -11,6 +11,7 @@ from fastapi.responses import RedirectResponse
 from fastapi.routing import APIRoute
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from extractor.io import FORMATS
 from extractor.keys import Role
 from extractor.service.auth import COOKIE
 from extractor.service.guard import guarded
@@ -26,7 +27,13 @@ POLICY = (
 MEDIA = {".css": "text/css; charset=utf-8", ".js": "text/javascript; charset=utf-8", ".svg": "image/svg+xml"}
 FILES = {path.name: path.read_bytes() for path in (*(HERE / "static").iterdir(), HERE.parents[1] / "look.css")}
 TAGS = {name: f'"{hashlib.sha256(content).hexdigest()[:16]}"' for name, content in FILES.items()}
-NAV = {"try": "Try it", "review": "Review"}  # the pages that the head of each leads to
+FIELDS = (
+    ("title", "Title", True),
+    ("description", "Description", False),
+    ("category", "Category", False),
+    ("id", "Id", False),
+)
+NAV = {"try": "Try it", "jobs": "Jobs", "review": "Review"}  # the pages that the head of each leads to
 
 _env = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=printable, undefined=StrictUndefined
@@ -95,6 +102,12 @@ async def sign_in(request: Request, to: str = "/") -> Response:
 @extracting.get("/")
 async def try_it(request: Request) -> Response:
     return rendered(request, "try", schemas=request.app.state.service.schemas)
+
+
+@extracting.get("/jobs")
+async def jobs(request: Request) -> Response:
+    schemas = request.app.state.service.schemas
+    return rendered(request, "jobs", schemas=schemas, fields=FIELDS, endings=",".join(FORMATS))
 
 
 @reviewing.get("/review")

@@ -1,0 +1,180 @@
+import { $, Problem, api, el, number, say, toast } from "./api.js";
+
+const csrf = document.querySelector("meta[name=csrf]").content;
+const FORMATS = { csv: "CSV", xlsx: "Excel", jsonl: "JSON lines", parquet: "Parquet" };
+let upload = null;
+
+/* A file comes, and its columns are mapped. */
+function send(file) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest(); // fetch tells nothing of how much has been sent
+    request.open("POST", `/v1/uploads?name=${encodeURIComponent(file.name)}`);
+    request.setRequestHeader("X-CSRF-Token", csrf);
+    request.setRequestHeader("Content-Type", "application/octet-stream");
+    request.upload.onprogress = event => { if (event.lengthComputable) $("#sent").value = event.loaded / event.total; };
+    request.onload = () => {
+      let body = {};
+      try { body = JSON.parse(request.responseText); } catch { /* a proxy's page */ }
+      request.status < 300 ? resolve(body) : reject(new Problem(request.status, body));
+    };
+    request.onerror = () => reject(new Problem(0, { title: "The upload broke off", detail: "Choose the file again; a file beyond the size limit breaks off, too." }));
+    request.send(file);
+  });
+}
+
+async function take(file) {
+  $("#problem").hidden = true;
+  $("#sent").hidden = false;
+  $("#drop").ariaBusy = "true";
+  try {
+    upload = await send(file);
+    mapped();
+  } catch (problem) {
+    say(problem, $("#problem"));
+  } finally {
+    $("#sent").hidden = true;
+    $("#sent").value = 0;
+    $("#drop").ariaBusy = "false";
+    $("#file").value = "";
+  }
+}
+
+function mapped() {
+  $("#drop").hidden = true;
+  $("#map").hidden = false;
+  $("#file-name").textContent = upload.name;
+  for (const select of document.querySelectorAll("[data-field]")) {
+    select.replaceChildren(el("option", { value: "" }, select.required ? "Choose a column" : "None"), ...upload.columns.map(column => el("option", { value: column }, column)));
+    select.value = upload.guessed[select.dataset.field] ?? "";
+  }
+  preview();
+  $("#column-title").focus();
+}
+
+const columns = () => Object.fromEntries([...document.querySelectorAll("[data-field]")].filter(s => s.value).map(s => [s.dataset.field, s.value]));
+
+function preview() {
+  const chosen = columns(), field = Object.fromEntries(Object.entries(chosen).map(([f, column]) => [column, f]));
+  const first = Object.values(chosen), shown = [...first, ...upload.columns.filter(c => !first.includes(c))].slice(0, 12);
+  const head = shown.map(c => el("th", { scope: "col", className: field[c] ? "used" : "" }, el("bdi", {}, c), field[c] && el("span", { className: "badge" }, field[c])));
+  $("#preview").replaceChildren(el("thead", {}, el("tr", {}, head)), el("tbody", {}, upload.rows.map(row => el("tr", {}, shown.map(c => el("td", { className: field[c] ? "used" : "", dir: "auto" }, String(row[c] ?? "").slice(0, 160)))))));
+  $("#by-category").disabled = !chosen.category;
+  if (!chosen.category && !$("#schema").value) $("#schema").selectedIndex = 1;
+  const own = "own" in $("#schema").selectedOptions[0].dataset;
+  $("#own").hidden = !own;
+  $("#note").textContent = chosen.title ? "" : "Which column holds the titles?";
+}
+
+$("#map").addEventListener("change", preview);
+$("#map").addEventListener("submit", async event => {
+  event.preventDefault();
+  $("#problem").hidden = true;
+  const own = "own" in $("#schema").selectedOptions[0].dataset;
+  const names = $("#attributes").value.split(",").map(name => name.trim()).filter(Boolean);
+  if (own && !names.length) return $("#attributes").focus();
+  $("#start").disabled = true;
+  try {
+    const asked = own ? { attributes: names } : $("#schema").value || null;
+    const job = await api("POST", "/v1/jobs", { upload: upload.id, columns: columns(), ...(asked && { schema: asked }) });
+    another();
+    place(job);
+    $(`#job-${job.id}`).focus();
+  } catch (problem) {
+    say(problem, $("#problem"));
+  } finally {
+    $("#start").disabled = false;
+  }
+});
+function another() {
+  upload = null;
+  $("#map").hidden = true;
+  $("#drop").hidden = false;
+}
+$("#other-file").addEventListener("click", () => { another(); $("#file").focus(); });
+$("#file").addEventListener("change", () => { if ($("#file").files[0]) take($("#file").files[0]); });
+for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, event => {
+  event.preventDefault();
+  $("#drop").classList.toggle("over", kind === "dragover");
+  if (kind === "drop" && event.dataTransfer.files[0]) take(event.dataTransfer.files[0]);
+});
+
+/* The jobs, and where they stand. */
+const STATES = { waiting: "waits", running: "runs", cancelled: "cancelled", failed: "stopped", finished: "finished" };
+const live = job => job.state === "waiting" || job.state === "running";
+
+function left(seconds) {
+  if (seconds === null || seconds === undefined) return null;
+  if (seconds < 90) return `${Math.ceil(seconds)} s left`;
+  return seconds < 5400 ? `${Math.ceil(seconds / 60)} min left` : `${(seconds / 3600).toFixed(1)} h left`;
+}
+
+function facts(job) {
+  const { counts } = job;
+  return [
+    counts.total ? `${number(counts.rows)} of ${number(counts.total)} offers` : `${number(counts.rows)} offers so far`,
+    counts.dead ? `${number(counts.dead)} failed` : null,
+    job.state === "running" && job.rate ? `${job.rate.toFixed(1)} a second` : null,
+    job.state === "running" ? left(job.seconds_left) : null,
+    new Date(job.created).toLocaleString(),
+    job.who,
+  ].filter(Boolean);
+}
+
+function card(job) {
+  const button = (text, act, more = {}) => el("button", { type: "button", onclick: act, ...more }, text);
+  const change = verb => async () => {
+    try { place(await api("POST", `/v1/jobs/${job.id}/${verb}`)); } catch (problem) { say(problem); }
+  };
+  const format = el("select", { ariaLabel: `Format of ${job.name}` }, Object.entries(FORMATS).map(([ending, name]) => el("option", { value: ending }, name)));
+  const download = el("a", { className: "button", href: `/v1/jobs/${job.id}/results?format=csv`, download: "" }, "Download");
+  format.addEventListener("change", () => { download.href = `/v1/jobs/${job.id}/results?format=${format.value}`; });
+  const actions = [
+    job.counts.rows > 0 && [format, download],
+    job.counts.dead > 0 && el("a", { className: "button", href: `/v1/jobs/${job.id}/failures`, download: "" }, "Failures"),
+    live(job) && button("Cancel", change("cancel"), { className: "quiet" }),
+    (job.state === "cancelled" || job.state === "failed") && button("Go on", change("resume")),
+  ].flat().filter(Boolean);
+  return el("article", { id: `job-${job.id}`, className: "panel job", tabIndex: -1, ariaLabelledby: `name-${job.id}` },
+    el("div", { className: "head" }, el("h3", { id: `name-${job.id}` }, el("bdi", {}, job.name)), el("span", { className: `badge state ${job.state}` }, STATES[job.state] ?? job.state)),
+    live(job) && el("progress", { max: 1, value: job.state === "waiting" ? 0 : job.fraction ?? 0, ariaLabel: `Progress of ${job.name}` }),
+    el("p", { className: "facts" }, facts(job).map(fact => el("span", {}, fact))),
+    job.problem && el("p", { className: "why" }, job.problem),
+    actions.length ? el("div", { className: "actions" }, actions) : null);
+}
+
+const following = new Map();
+function place(job) {
+  const there = $(`#job-${job.id}`), had = there?.contains(document.activeElement) && document.activeElement.textContent;
+  const made = card(job);
+  if (there) {
+    const chosen = there.querySelector("select")?.value, now = made.querySelector("select");
+    if (chosen && now) { now.value = chosen; now.dispatchEvent(new Event("change")); }
+    there.replaceWith(made);
+    if (had) [...made.querySelectorAll("button, a")].find(e => e.textContent === had)?.focus();
+  } else $("#jobs").prepend(made);
+  $("#no-jobs").hidden = true;
+  if (live(job)) follow(job);
+}
+
+function follow(job) {
+  if (following.has(job.id)) return;
+  const events = new EventSource(`/v1/jobs/${job.id}/events`);
+  following.set(job.id, events);
+  events.addEventListener("progress", event => {
+    const now = JSON.parse(event.data);
+    if (!live(now)) {
+      events.close();
+      following.delete(job.id);
+      if (now.state === "finished") toast(`${now.name} is finished.`);
+    }
+    place(now);
+  });
+}
+
+async function start() {
+  const { jobs } = await api("GET", "/v1/jobs");
+  for (const job of [...jobs].reverse()) place(job);
+  $("#jobs").ariaBusy = "false";
+  $("#no-jobs").hidden = jobs.length > 0;
+}
+start().catch(problem => say(problem, $("#problem")));
