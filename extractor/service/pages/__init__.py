@@ -33,7 +33,12 @@ FIELDS = (
     ("category", "Category", False),
     ("id", "Id", False),
 )
-NAV = {"try": "Try it", "jobs": "Jobs", "review": "Review"}  # the pages that the head of each leads to
+NAV = {
+    "try": "Try it",
+    "jobs": "Jobs",
+    "review": "Review",
+    "schemas": "Schemas",
+}  # the pages that the head of each leads to
 
 _env = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=printable, undefined=StrictUndefined
@@ -113,6 +118,11 @@ async def jobs(request: Request) -> Response:
 @reviewing.get("/review")
 async def review(request: Request) -> Response:
     return rendered(request, "review")
+
+
+@reviewing.get("/schemas")
+async def schemas(request: Request) -> Response:
+    return rendered(request, "schemas")
 
 
 PAGES = (opened, extracting, reviewing)

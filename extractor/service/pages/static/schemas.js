@@ -1,0 +1,178 @@
+import { $, Problem, api, el, say, toast } from "./api.js";
+
+const TYPES = { text: "text", enum: "one of a list", number: "number", boolean: "yes or no" };
+let served = null, from = 0; // the schema as it is served, and its version
+
+const list = text => text.split(",").map(part => part.trim()).filter(Boolean);
+
+function row(attribute = {}) {
+  const field = (label, control, className = "") => el("label", { className: `field ${className}` }, el("span", {}, label), control);
+  const text = (name, value, placeholder = "") => el("input", { type: "text", name, value: value ?? "", placeholder, autocomplete: "off" });
+  const type = el("select", { name: "type" }, Object.entries(TYPES).map(([value, name]) => el("option", { value, selected: value === (attribute.type ?? "text") }, name)));
+  const move = (step, label, sign) => el("button", { type: "button", className: "quiet icon", ariaLabel: label, title: label, onclick: () => {
+    const other = step < 0 ? made.previousElementSibling : made.nextElementSibling;
+    if (other) step < 0 ? other.before(made) : other.after(made);
+    changed();
+  } }, sign);
+  const remove = el("button", { type: "button", className: "quiet icon", ariaLabel: "Remove", title: "Remove", onclick: () => { made.remove(); changed(); } }, "×");
+  const multiple = el("label", { className: "check" }, el("input", { type: "checkbox", name: "multiple", checked: attribute.multiple ?? false }), "several values");
+  const made = el("fieldset", { className: "attribute" }, el("legend", { className: "vh" }, attribute.name || "New attribute"),
+    field("Name", text("name", attribute.name)), field("Type", type), field("Description", text("description", attribute.description, "What counts, what does not"), "wide"),
+    field("Examples", text("examples", (attribute.examples ?? []).join(", "), "with commas between"), "for-examples"),
+    field("Values", text("values", (attribute.values ?? []).join(", "), "all that are allowed, with commas between"), "for-enum"),
+    field("Unit", text("unit", attribute.unit, "cm"), "for-number"), multiple,
+    el("div", { className: "order" }, move(-1, "Up", "↑"), move(1, "Down", "↓"), remove));
+  made.original = attribute;
+  const fit = () => {
+    made.querySelector(".for-enum").hidden = type.value !== "enum";
+    made.querySelector(".for-number").hidden = type.value !== "number";
+    multiple.hidden = type.value === "boolean";
+  };
+  type.addEventListener("change", fit);
+  fit();
+  return made;
+}
+
+function draft() {
+  const attributes = [...$("#rows").children].map(made => {
+    const value = name => made.querySelector(`[name=${name}]`).value.trim(), type = value("type");
+    const same = (name, now) => JSON.stringify(made.original[name] ?? []) === JSON.stringify(now);
+    const texts = name => { // a value with a comma in it stands as it was, as long as nobody changes the list
+      const typed = list(value(name)), before = list((made.original[name] ?? []).join(", "));
+      return same(name, typed) || JSON.stringify(typed) === JSON.stringify(before) ? made.original[name] ?? [] : typed;
+    };
+    return {
+      name: value("name"), type, description: value("description") || null, examples: texts("examples"),
+      ...(type === "enum" && { values: texts("values") }), ...(type === "number" && value("unit") && { unit: value("unit") }),
+      ...(type !== "boolean" && { multiple: made.querySelector("[name=multiple]").checked }),
+      ...(type === "text" && made.original.vocabulary?.length && { vocabulary: made.original.vocabulary }),
+    };
+  });
+  return { category: $("#name").value.trim() || null, description: $("#about").value.trim() || null, attributes };
+}
+
+const plain = schema => JSON.stringify({ category: schema.category ?? null, description: schema.description ?? null, attributes: schema.attributes.map(a => [a.name, a.type ?? "text", a.description ?? null, a.examples ?? [], a.values ?? [], a.unit ?? null, a.multiple ?? false]) });
+const different = () => !served || plain(draft()) !== plain(served);
+
+let soon = 0;
+function changed() {
+  $("#changed").textContent = different() ? "Not saved yet" : "";
+  $("#revert").hidden = !served || !different();
+  clearTimeout(soon);
+  soon = setTimeout(check, 400);
+}
+
+async function check() {
+  try {
+    const { problems, warnings } = await api("POST", "/v1/schemas/validate", { schema: draft() });
+    $("#problem").hidden = !problems.length;
+    $("#problem").replaceChildren(...problems.flatMap(p => [where(p), el("br")]).slice(0, -1));
+    $("#warnings").hidden = !warnings.length;
+    $("#warnings").replaceChildren(...warnings.map(w => el("li", {}, where(w))));
+    mark(problems);
+    return !problems.length;
+  } catch (problem) { say(problem, $("#problem")); return false; }
+}
+
+const where = ({ place, message }) => {
+  const at = /^attributes\.(\d+)/.exec(place ?? "");
+  const name = at && $("#rows").children[at[1]]?.querySelector("[name=name]").value;
+  return `${name ? `${name}: ` : at ? `Attribute ${+at[1] + 1}: ` : ""}${message}`;
+};
+function mark(problems) {
+  for (const input of $("#rows").querySelectorAll("[aria-invalid]")) input.removeAttribute("aria-invalid");
+  for (const { place } of problems) {
+    const [, at, name] = /^attributes\.(\d+)(?:\.(\w+))?/.exec(place ?? "") ?? [];
+    if (at) $("#rows").children[at]?.querySelector(`[name=${name ?? "name"}]`)?.setAttribute("aria-invalid", "true");
+  }
+}
+
+function show(schema, version) {
+  served = version === null ? null : schema;
+  from = version ?? 0;
+  $("#name").value = schema.category ?? "";
+  $("#name").readOnly = served !== null;
+  $("#about").value = schema.description ?? "";
+  $("#rows").replaceChildren(...schema.attributes.map(row));
+  $("#schema").hidden = $("#trial").hidden = false;
+  $("#problem").hidden = $("#warnings").hidden = true;
+  $("#results").replaceChildren();
+  $("#summary").textContent = "";
+  $("#changed").textContent = "";
+  $("#revert").hidden = true;
+}
+
+async function load(category) {
+  const found = await api("GET", `/v1/schemas/${encodeURIComponent(category)}`);
+  const summary = summaries.find(s => s.category === category) ?? {};
+  show(found, summary.version ?? 0);
+  $("#version").textContent = summary.version ? `Version ${summary.version}, saved by ${summary.who}, ${new Date(summary.at).toLocaleString()}` : "As the service was started with it";
+}
+
+let summaries = [];
+async function refresh(chosen) {
+  summaries = (await api("GET", "/v1/schemas")).filter(s => s.category !== null);
+  $("#category").replaceChildren(...summaries.map(s => el("option", { value: s.category }, s.category)));
+  const first = chosen ?? summaries[0]?.category;
+  if (!first) return fresh();
+  $("#category").value = first;
+  await load(first);
+}
+
+function fresh() {
+  show({ category: "", attributes: [{ name: "Brand" }] }, null);
+  $("#version").textContent = "";
+  $("#name").focus();
+}
+
+$("#category").addEventListener("change", () => load($("#category").value).catch(problem => say(problem)));
+$("#new").addEventListener("click", fresh);
+$("#add").addEventListener("click", () => {
+  $("#rows").append(row());
+  $("#rows").lastElementChild.querySelector("[name=name]").focus();
+});
+$("#revert").addEventListener("click", () => { show(served, from); });
+$("#schema").addEventListener("input", changed);
+$("#schema").addEventListener("submit", async event => {
+  event.preventDefault();
+  const schema = draft();
+  if (!(await check())) return;
+  try {
+    const saved = await api("PUT", `/v1/schemas/${encodeURIComponent(schema.category)}`, { schema, from_version: from });
+    toast(`Saved as version ${saved.version}.${saved.adapter_left ? ` The adapter ${saved.adapter_left} was trained for the one before and rests.` : ""}`);
+    await refresh(schema.category);
+  } catch (problem) { say(problem, $("#problem")); }
+});
+
+/* What the change does to ten offers. */
+$("#try").addEventListener("click", async () => {
+  const titles = $("#titles").value.split("\n").map(line => line.trim()).filter(Boolean).slice(0, 10);
+  if (!titles.length) return $("#titles").focus();
+  const schema = draft();
+  $("#results").ariaBusy = "true";
+  try {
+    const { results } = await api("POST", "/v1/schemas/try", { schema, offers: titles.map((title, i) => ({ id: `try-${i + 1}`, title, category: schema.category })) });
+    const n = results.filter(r => r.changes.length).length;
+    $("#summary").textContent = n ? `${n} of ${results.length} offers come out differently` : "Nothing changes";
+    $("#results").replaceChildren(...results.map(compared));
+  } catch (problem) {
+    if (!(problem instanceof Problem)) throw problem;
+    const place = el("p", { className: "why" });
+    say(problem, place);
+    $("#results").replaceChildren(place);
+  } finally { $("#results").ariaBusy = "false"; }
+});
+
+const values = found => found?.length ? found.join(" | ") : "—";
+function compared({ after, changes }) {
+  const failure = after.failure && el("p", { className: "why" }, after.failure.message);
+  const names = Object.keys(after.attributes ?? {}), change = Object.fromEntries(changes.map(c => [c.attribute, c]));
+  const gone = changes.filter(c => !names.includes(c.attribute));
+  const line = (name, before, now) => el("tr", { className: name in change ? "changed" : "" }, el("th", { scope: "row" }, name),
+    el("td", { className: "muted" }, name in change ? values(before) : ""), el("td", {}, values(now)));
+  return el("article", { className: "tried" }, el("h3", { dir: "auto" }, after.title), failure,
+    el("table", { className: "table" }, el("thead", {}, el("tr", {}, ["Attribute", "Served", "Draft"].map(t => el("th", { scope: "col" }, t)))),
+      el("tbody", {}, [...names.map(name => line(name, change[name]?.before, after.attributes[name].map(v => v.value))), ...gone.map(c => line(c.attribute, c.before, []))])));
+}
+
+refresh().catch(problem => say(problem));
