@@ -107,7 +107,7 @@ function acceptAlike() {
   queue = queue.filter(other => !same(other));
   lower(item.alike);
   send("/v1/feedback/decide-alike", { category: item.category, attribute: item.attribute, values: item.values.map(v => v.value) }, item)
-    .then(answer => answer && toast(`Accepted in ${number(answer.decided)} offers. u takes it back.`));
+    .then(answer => answer && toast(`Accepted in ${number(answer.count)} offers; u takes it back.`));
   show();
 }
 
@@ -120,7 +120,7 @@ function skip() {
 async function undo() {
   await sending;
   try {
-    const { items } = await api("POST", "/v1/feedback/undo");
+    const { items } = await api("POST", "/v1/feedback/undo", {});
     if (!items.length) return toast("Nothing is left to undo.");
     const back = new Set(items.map(i => JSON.stringify([i.offer_id, i.attribute])));
     queue = [...items, ...queue.filter(i => !back.has(JSON.stringify([i.offer_id, i.attribute])))];
@@ -140,9 +140,9 @@ async function recount() {
   const { category, attribute } = filters();
   const query = new URLSearchParams({ ...(category && { category }), ...(attribute && { attribute }) });
   try {
-    const { mine } = await api("GET", `/v1/feedback/counts?${query}`);
-    Object.assign(waiting, { n: mine.waiting });
-    $("#waiting").textContent = number(mine.waiting);
+    const { waiting: left, mine } = await api("GET", `/v1/feedback/counts?${query}`);
+    waiting.n = left;
+    $("#waiting").textContent = number(left);
     $("#today").textContent = number(mine.today);
     $("#pace").textContent = mine.pace.toFixed(1);
   } catch (problem) { say(problem); }
@@ -244,7 +244,7 @@ for (const [id, name] of Object.entries({ accept: "y", none: "n", skip: "s", und
 addEventListener("pagehide", () => { if (queue.length) api("POST", "/v1/feedback/release", undefined, { keepalive: true }).catch(() => {}); });
 
 async function start() {
-  const { categories } = await api("GET", "/v1/feedback/filters");
+  const categories = await api("GET", "/v1/feedback/filters");
   const attributes = () => {
     const chosen = $("#category").value, sums = new Map();
     for (const c of categories) if (!chosen || c.category === chosen) for (const a of c.attributes) sums.set(a.attribute, (sums.get(a.attribute) ?? 0) + a.waiting);
