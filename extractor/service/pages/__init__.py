@@ -125,4 +125,9 @@ async def schemas(request: Request) -> Response:
     return rendered(request, "schemas")
 
 
+@reviewing.get("/quality")
+async def quality(request: Request) -> Response:
+    return rendered(request, "quality")
+
+
 PAGES = (opened, extracting, reviewing)
