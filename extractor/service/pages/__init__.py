@@ -33,12 +33,7 @@ FIELDS = (
     ("category", "Category", False),
     ("id", "Id", False),
 )
-NAV = {
-    "try": "Try it",
-    "jobs": "Jobs",
-    "review": "Review",
-    "schemas": "Schemas",
-}  # the pages that the head of each leads to
+NAV = {"try": "Try it", "jobs": "Jobs", "review": "Review", "schemas": "Schemas", "quality": "Quality"}
 
 _env = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=printable, undefined=StrictUndefined

@@ -26,7 +26,7 @@ function row(attribute = {}) {
   const fit = () => {
     made.querySelector(".for-enum").hidden = type.value !== "enum";
     made.querySelector(".for-number").hidden = type.value !== "number";
-    multiple.hidden = type.value === "boolean";
+    multiple.classList.toggle("unfit", type.value === "boolean");
   };
   type.addEventListener("change", fit);
   fit();
