@@ -27,8 +27,8 @@ function panel(category, rows, days, labels) {
     el("tbody", {}, rows.map(row => el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, row.attribute)), el("td", {}, bar(row.coverage)), el("td", {}, bar(row.agreement)),
       el("td", { className: "right num" }, number(row.reviewed)), el("td", { className: "right num" }, number(row.waiting))))));
   const facts = [`${number(Math.max(...rows.map(row => row.offers)))} offers`, `agreement ${percent(share(sum(rows, "agreed"), reviewed))}`, `${number(labels.labelled)} labelled offers to learn from`];
-  return el("section", { className: "panel category", ariaLabelledby: `category-${labels.nth}` },
-    el("div", { className: "head" }, el("h2", { id: `category-${labels.nth}` }, el("bdi", {}, shown)), el("p", { className: "facts" }, facts.map(fact => el("span", {}, fact)))),
+  return el("details", { className: "panel category", open: labels.nth === 0 },
+    el("summary", {}, el("h2", {}, el("bdi", {}, shown)), el("span", { className: "facts" }, facts.map(fact => el("span", {}, fact)))),
     chart(byDay(days), `Coverage and agreement of ${shown} by day`), el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Attributes of ${shown}` }, table),
     el("div", { className: "learn", dataset: { category } }));
 }
