@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from pydantic import TypeAdapter
@@ -18,6 +19,36 @@ from extractor.schema import Attribute, AttributeSchema
 Decision = Literal["accepted", "rejected", "changed"]
 NONE = "[]"  # no value, as JSON
 _VALUES = TypeAdapter(list[AttributeValue])
+
+
+@dataclass(frozen=True)
+class Item:
+    """A cell to decide about. `alike` cells, this one included, wait with the same values in the same category."""
+
+    offer_id: str
+    category: str
+    attribute: str
+    title: str
+    description: str | None
+    values: list[AttributeValue]
+    alike: int
+
+
+@dataclass(frozen=True)
+class Act:
+    """What a reviewer did at once, and can take back at once: `n` cells, 0 where it had been done before."""
+
+    id: str
+    decision: Decision
+    n: int
+
+
+@dataclass(frozen=True)
+class Undone:
+    """How many decisions were taken back, and the cells that wait for who did."""
+
+    n: int
+    items: list[Item]
 
 
 def loaded(values: str) -> list[AttributeValue]:

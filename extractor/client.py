@@ -5,16 +5,17 @@ with Client("http://127.0.0.1:8000", key) as client:
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import httpx
 from pydantic import BaseModel
 
-from extractor.errors import EngineError, EngineUnavailable, InputError
-from extractor.records import Extraction, Failure, ProductOffer
+from extractor.errors import ConflictError, EngineError, EngineUnavailable, InputError
+from extractor.records import Evidence, Extraction, Failure, LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
+from extractor.wire import Decided, DecidedAlike, Restored, ReviewCounts, ReviewItem
 
 MOST_OFFERS = 1_000  # of a request
 AGAIN = (429, 503)
@@ -31,8 +32,8 @@ class ServedSchema(BaseModel):
 
 class Client:
     """`timeout` is in seconds for each request; `patience`, how many seconds a service may be overloaded, starting or gone before
-    EngineUnavailable is raised. Other problems raise InputError, or EngineError where the service made a mistake. Threads may
-    share a client."""
+    EngineUnavailable is raised. Other problems raise InputError (ConflictError where another reviewer was first), or EngineError
+    where the service made a mistake. Threads may share a client."""
 
     def __init__(
         self,
@@ -62,10 +63,10 @@ class Client:
         self._http.close()
 
     def extract(
-        self, offers: Sequence[ProductOffer], schema: str | AttributeSchema | None = None
+        self, offers: Sequence[ProductOffer], schema: str | AttributeSchema | None = None, keep: bool = False
     ) -> list[Extraction | Failure]:
         """One record or failure for each offer, in order. `schema` is the category of a served one, or one of your own; without
-        it each offer's category picks a served one."""
+        it each offer's category picks a served one. `keep` the records for review."""
         asked: Any = schema
         if isinstance(schema, AttributeSchema):
             asked = schema.model_dump(mode="json", exclude_defaults=True)
@@ -75,12 +76,61 @@ class Client:
                 {"id": o.id, "title": o.title, "description": o.description, "category": o.category}
                 for o in offers[begin : begin + MOST_OFFERS]
             ]
-            answer = self._asked("POST", "/v1/extract", {"offers": part} | ({"schema": asked} if asked else {}))
+            body = {"offers": part, "keep": keep} | ({"schema": asked} if asked else {})
+            answer = self._asked("POST", "/v1/extract", body)
             records += [(Failure if "failure" in r else Extraction).model_validate(r) for r in answer["results"]]
         return records
 
     def schemas(self) -> list[ServedSchema]:
         return [ServedSchema.model_validate(row) for row in self._asked("GET", "/v1/schemas")]
+
+    def claim(
+        self,
+        n: int = 20,
+        order: Literal["uncertain", "frequent"] = "uncertain",
+        category: str | None = None,
+        attribute: str | None = None,
+    ) -> list[ReviewItem]:
+        """Items to decide about, which nobody else gets for ten minutes; `category` "" is that of offers without one."""
+        body = {"n": n, "order": order, "category": category, "attribute": attribute}
+        answer = self._asked("POST", "/v1/feedback/claim", body)
+        return [ReviewItem.model_validate(item) for item in answer["items"]]
+
+    def decide(self, offer_id: str, attribute: str, values: Sequence[str | Evidence], revise: bool = False) -> Decided:
+        """Say which values are right, as texts or as spans of the offer; none for no value."""
+        said = [v if isinstance(v, str) else v.model_dump() for v in values]
+        body = {"offer_id": offer_id, "attribute": attribute, "values": said, "revise": revise}
+        return Decided.model_validate(self._asked("POST", "/v1/feedback/decide", body))
+
+    def decide_alike(self, category: str, attribute: str, values: Sequence[str]) -> DecidedAlike:
+        """Accept these values of the model wherever they wait and nobody else looks at them."""
+        body = {"category": category, "attribute": attribute, "values": list(values)}
+        return DecidedAlike.model_validate(self._asked("POST", "/v1/feedback/decide-alike", body))
+
+    def undo(self, act: str) -> Restored:
+        """Take back what `decide` or `decide_alike` called by this name."""
+        return Restored.model_validate(self._asked("POST", "/v1/feedback/undo", {"act": act}))
+
+    def counts(self, category: str | None = None, attribute: str | None = None) -> ReviewCounts:
+        """What waits, and what was decided."""
+        asked = {"category": category, "attribute": attribute}
+        params = {name: value for name, value in asked.items() if value is not None}
+        return ReviewCounts.model_validate(self._asked("GET", f"/v1/feedback/counts?{httpx.QueryParams(params)}"))
+
+    def labelled(self, category: str | None = None) -> Iterator[LabelledOffer]:
+        """Offers that people are done with. Raises EngineUnavailable where the service breaks off."""
+        params = {} if category is None else {"category": category}
+        try:
+            with self._http.stream("GET", "/v1/feedback/labelled", params=params) as response:
+                if not response.is_success:
+                    response.read()
+                    raise _error(response.status_code, _detail(response))
+                rest = b""
+                for chunk in response.iter_bytes():
+                    *lines, rest = (rest + chunk).split(b"\n")  # alone: titles hold other signs that end lines
+                    yield from map(LabelledOffer.model_validate_json, lines)
+        except httpx.TransportError as error:
+            raise EngineUnavailable(f"{self._http.base_url}: broke off: {error or type(error).__name__}") from error
 
     def ready(self) -> bool:
         """Whether the service takes requests, now."""
@@ -107,8 +157,10 @@ class Client:
 
 
 def _error(status: int, problem: str) -> Exception:
-    if status == 504:
+    if status in (*AGAIN, 504):
         return EngineUnavailable(problem)
+    if status == 409:
+        return ConflictError(problem)
     return InputError(problem) if status < 500 else EngineError(problem)
 
 

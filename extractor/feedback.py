@@ -14,12 +14,12 @@ from uuid import uuid4
 
 from sqlalchemy import ColumnElement, Connection, Select, and_, case, func, insert, or_, select, update
 
-from extractor.cells import Decision, alike, decided, decision, loaded, placed
+from extractor.cells import Act, Item, Undone, alike, decided, decision, loaded, placed
 from extractor.database import Database
 from extractor.database.tables import Cell, among, cells, extractions, offers, parts, reviews
 from extractor.errors import ConflictError, InputError
 from extractor.intake import keep
-from extractor.records import AttributeValue, Evidence, Extraction
+from extractor.records import Evidence, Extraction
 from extractor.schema import Attribute
 
 Order = Literal["uncertain", "frequent"]
@@ -51,19 +51,6 @@ def thresholds_of(given: str | None) -> Thresholds:
         raise InputError(f"{given}: cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(f"{given}: not thresholds; `shelfwise eval thresholds --out` writes them") from error
-
-
-@dataclass(frozen=True)
-class Item:
-    """A cell to decide about. `alike` cells, this one included, wait with the same values in the same category."""
-
-    offer_id: str
-    category: str
-    attribute: str
-    title: str
-    description: str | None
-    values: list[AttributeValue]
-    alike: int
 
 
 class Store:
@@ -124,7 +111,7 @@ class Store:
 
     def decide(
         self, who: str, offer_id: str, attribute: Attribute, values: Sequence[str | Evidence], revise: bool = False
-    ) -> Decision:
+    ) -> Act:
         """Say which values are right: spans of the offer, or texts of the attribute's type; none for no value. The model's own
         values are `accepted`, and whatever else it had said, `changed` or `rejected`. Saying the same twice counts once.
 
@@ -141,18 +128,17 @@ class Store:
             if cell.review:
                 earlier = connection.execute(select(reviews).where(reviews.c.id == cell.review)).one()
                 if earlier.who == who and _names(earlier.after) == _names(after):
-                    return decision(earlier.before, earlier.after)
+                    return Act(earlier.act, decision(earlier.before, earlier.after), 0)
                 if not revise:
                     raise ConflictError(
                         f"{offer_id}: {attribute.name}: {earlier.who} decided at {earlier.at}; take the next"
                     )
             elif cell.claimed_by not in (None, who) and cell.claimed_until > self.database.now():
                 raise ConflictError(f"{offer_id}: {attribute.name}: {cell.claimed_by} is at it; take the next")
-            self._review(connection, who, [(cell, after)])
-            return decision(cell.predicted, after)
+            return Act(self._review(connection, who, [(cell, after)]), decision(cell.predicted, after), 1)
 
-    def decide_alike(self, who: str, category: str, attribute: str, values: Sequence[str]) -> int:
-        """Accept, and count, all waiting cells with just these values that no other reviewer has claimed."""
+    def decide_alike(self, who: str, category: str, attribute: str, values: Sequence[str]) -> Act:
+        """Accept all waiting cells with just these values that no other reviewer has claimed."""
         others = and_(cells.c.claimed_by != who, cells.c.claimed_until > self.database.now())
         with self.database.writing() as connection:
             query = _locked(cells).where(
@@ -161,27 +147,44 @@ class Store:
                 or_(cells.c.claimed_by.is_(None), ~others),
             )
             found = connection.execute(query).all()
-            self._review(connection, who, [(cell, cell.predicted) for cell in found])
-            return len(found)
+            act = self._review(connection, who, [(cell, cell.predicted) for cell in found])
+            return Act(act, "accepted", len(found))
 
-    def undo(self, who: str, lease: float = LEASE) -> list[Item]:
-        """Take back the last act of a reviewer, all values of it, which are then claimed for them again; none where there is
-        nothing left to undo. What it had replaced counts again."""
+    def undo(self, who: str, act: str | None = None, most: int = 100, lease: float = LEASE) -> Undone:
+        """Take back the last act of a reviewer, or this one of theirs: all values of it, of which the first `most` are then lent
+        to them again. What it had replaced counts again. An act that is named twice is taken back once."""
         mine = and_(reviews.c.who == who, reviews.c.undone.is_(None))
         last = select(reviews.c.act).where(mine).order_by(reviews.c.id.desc()).limit(1).scalar_subquery()
         with self.database.writing() as connection:
-            undone = update(reviews).where(reviews.c.act == last, reviews.c.undone.is_(None))
+            undone = update(reviews).where(mine, reviews.c.act == (last if act is None else act))
             undone = undone.values(undone=self.database.now()).returning(reviews.c.offer, reviews.c.attribute)
-            found = [tuple(row) for row in connection.execute(undone)]
+            found = sorted((row.offer, row.attribute) for row in connection.execute(undone))
+            if not found and act is not None:
+                held = select(cells.c.offer, cells.c.attribute).where(
+                    cells.c.claimed_by == who, cells.c.review.is_(None)
+                )
+                same = and_(reviews.c.offer == cells.c.offer, reviews.c.attribute == cells.c.attribute)
+                again = held.where(
+                    select(reviews.c.id).where(same, reviews.c.act == act, reviews.c.who == who).exists()
+                )
+                rows = connection.execute(again.order_by(cells.c.offer, cells.c.attribute).limit(most))
+                return Undone(0, self._items(connection, [(row.offer, row.attribute) for row in rows]))
             standing = select(func.max(reviews.c.id)).where(
                 reviews.c.offer == cells.c.offer, reviews.c.attribute == cells.c.attribute, reviews.c.undone.is_(None)
             )
-            lent = {"claimed_by": who, "claimed_until": self.database.now(lease)}
-            for part in parts(sorted(found)):
+            for part in parts(found):
                 connection.execute(_locked(cells.c.offer).where(among(part)))
-                change = update(cells).where(among(part)).values(review=standing.scalar_subquery(), **lent)
-                connection.execute(change)
-            return self._items(connection, found)
+                connection.execute(update(cells).where(among(part)).values(review=standing.scalar_subquery()))
+            lent = {"claimed_by": who, "claimed_until": self.database.now(lease)}
+            for part in parts(found[:most]):
+                connection.execute(update(cells).where(among(part)).values(lent))
+            return Undone(len(found), self._items(connection, found[:most]))
+
+    def category(self, offer_id: str, attribute: str) -> str | None:
+        """The category in which a cell was extracted, "" for none; None where there is no such cell."""
+        query = select(cells.c.category).where(cells.c.offer == offer_id, cells.c.attribute == attribute)
+        with self.database.reading() as connection:
+            return connection.scalar(query)
 
     def records(self, offer_ids: Sequence[str]) -> list[Extraction]:
         """The newest extraction of each offer with what people decided on top, in this order; unknown offers are left out. A
@@ -204,8 +207,8 @@ class Store:
             conditions += [cells.c.confidence < default]
         return and_(*conditions, *([cells.c.category == category] if category is not None else []))
 
-    def _review(self, connection: Connection, who: str, found: Sequence[tuple[Any, str]]) -> None:
-        """One act: what cells hold after it."""
+    def _review(self, connection: Connection, who: str, found: Sequence[tuple[Any, str]]) -> str:
+        """The id of one act: what cells hold after it."""
         act, at = uuid4().hex, self.database.now()
         rows = [
             {
@@ -228,6 +231,7 @@ class Store:
             )
             done = {"review": own.scalar_subquery(), "claimed_by": None, "claimed_until": None}
             connection.execute(update(cells).where(among([(r["offer"], r["attribute"]) for r in part])).values(done))
+        return act
 
     def _items(self, connection: Connection, wanted: Sequence[Cell]) -> list[Item]:
         items: dict[Cell, Item] = {}

@@ -72,9 +72,9 @@ def export(
 def status(thresholds: Limits = None, store: StoreAddress = None, data_dir: DataDir = None) -> None:
     """What waits, what is reviewed, and how often people agreed with the model."""
     with _opened(store, data_dir, thresholds) as opened:
-        from extractor.quality import counts, quality
+        from extractor.quality import pace, quality, waiting
 
-        rows, now = quality(opened), counts(opened)
+        rows, wait, today = quality(opened), waiting(opened), pace(opened).today
     table = Table()
     for heading in ("category", "attribute", "offers", "with a value", "waiting", "reviewed", "agreement"):
         table.add_column(heading, justify="left" if heading in ("category", "attribute") else "right")
@@ -83,7 +83,7 @@ def status(thresholds: Limits = None, store: StoreAddress = None, data_dir: Data
         agreement = "" if q.agreement is None else f"{100 * q.agreement:.0f} %"
         table.add_row(q.category, q.attribute, *map(str, numbers), agreement)
     Console().print(table)
-    print(f"{now.waiting} values wait, {now.today} decided today")
+    print(f"{wait} values wait, {today} decided today")
 
 
 @keys_app.command("create")

@@ -91,6 +91,8 @@ def _texts(record: Extraction) -> dict[str, Any]:
 def _checked(record: Extraction) -> Extraction:
     names = [("id", record.offer_id), ("category", record.category or "")]
     for name, text in (*names, *(("attribute", a) for a in record.attributes)):
+        if not text and name != "category":
+            raise InputError(f"offer {record.offer_id[:60]!r}: its {name} has no name; give it one")
         if len(text) > LONGEST[name]:
             raise InputError(
                 f"offer {record.offer_id[:60]}: its {name} has more than {LONGEST[name]} characters; shorten it"
@@ -101,6 +103,6 @@ def _checked(record: Extraction) -> Extraction:
 def _created(record: Extraction) -> str:
     try:
         made = datetime.fromisoformat(record.provenance.created)
-    except ValueError as error:
+        return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")
+    except (ValueError, OverflowError) as error:  # the latter for the first and the last day that there is
         raise InputError(f"offer {record.offer_id}: `created` of its provenance is no time: {error}") from error
-    return (made if made.tzinfo else made.replace(tzinfo=UTC)).astimezone(UTC).isoformat(timespec="milliseconds")

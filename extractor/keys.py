@@ -31,6 +31,11 @@ class Key:
     revoked: str | None
     used: str | None
 
+    @property
+    def who(self) -> str:
+        """As whom reviews know it: two keys of one name are two people, all sessions of a key are one."""
+        return self.id if self.name == self.id else f"{self.name} ({self.id})"
+
     def allows(self, role: Role) -> bool:
         return ROLES.index(role) <= ROLES.index(self.role)
 

@@ -12,14 +12,14 @@ from extractor.feedback import Store
 from extractor.records import LabelledOffer
 
 RECENT = 600.0  # seconds over which pace is taken
+ENOUGH = 30  # labelled offers with which an adapter begins to be better than the base model
 _PAGE = 500
 
 
 @dataclass(frozen=True)
-class Counts:
-    """Values that wait; those decided today (UTC), several at once counted each; and acts a minute in the last ten."""
+class Pace:
+    """Values decided today (UTC), several at once counted each; and acts a minute in the last ten."""
 
-    waiting: int
     today: int
     pace: float
 
@@ -48,17 +48,37 @@ class Quality:
         return self.agreed / self.reviewed if self.reviewed else None
 
 
-def counts(store: Store, who: str | None = None, category: str | None = None, attribute: str | None = None) -> Counts:
+def waiting(store: Store, category: str | None = None, attribute: str | None = None) -> int:
+    """How many values wait."""
+    query = select(func.count()).select_from(cells).where(store.waiting(category, attribute))
+    with store.database.reading() as connection:
+        return connection.scalar(query) or 0
+
+
+def pace(store: Store, who: str | None = None) -> Pace:
     """Of one reviewer, or of all."""
     now = store.database.now()
-    own = [reviews.c.who == who] if who is not None else []
-    done = and_(reviews.c.undone.is_(None), *own)
+    done = and_(reviews.c.undone.is_(None), *([reviews.c.who == who] if who is not None else []))
     acts = func.count(reviews.c.act.distinct())
     with store.database.reading() as connection:
-        waiting = connection.scalar(select(func.count()).select_from(cells).where(store.waiting(category, attribute)))
         today = connection.scalar(select(func.count()).select_from(reviews).where(done, reviews.c.at >= now[:10]))
         recent = connection.scalar(select(acts).where(done, reviews.c.at > store.database.now(-RECENT)))
-    return Counts(waiting or 0, today or 0, (recent or 0) * 60 / RECENT)
+    return Pace(today or 0, (recent or 0) * 60 / RECENT)
+
+
+def queue(store: Store) -> list[tuple[str, str, int]]:
+    """Category, attribute, and how many of its values wait, where any do."""
+    group = (cells.c.category, cells.c.attribute)
+    query = select(*group, func.count()).where(store.waiting()).group_by(*group).order_by(*group)
+    with store.database.reading() as connection:
+        return [(row[0], row[1], row[2]) for row in connection.execute(query)]
+
+
+def learnable(store: Store) -> dict[str, int]:
+    """By category, the offers that `labelled` gives, and those that it leaves out because their text has changed."""
+    query = select(offers.c.category, func.count()).where(_done(store)).group_by(offers.c.category)
+    with store.database.reading() as connection:
+        return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def quality(store: Store) -> list[Quality]:
@@ -73,20 +93,20 @@ def quality(store: Store) -> list[Quality]:
         return [Quality(*row) for row in connection.execute(query.group_by(*group).order_by(*group))]
 
 
-def quality_by_day(store: Store) -> list[Quality]:
-    """By day, category and attribute."""
+def quality_by_day(store: Store, since: str = "0001-01-01") -> list[Quality]:
+    """By day, category and attribute, from a day on."""
     found: dict[tuple[str, ...], dict[str, Any]] = {}
     for table, at, condition, columns in (
         (
             cells,
             cells.c.extracted,
-            cells.c.extracted != "",
+            cells.c.extracted >= since,
             {"offers": None, "valued": cells.c.confidence.is_not(None)},
         ),
         (
             reviews,
             reviews.c.at,
-            reviews.c.undone.is_(None),
+            and_(reviews.c.undone.is_(None), reviews.c.at >= since),
             {"reviewed": None, "agreed": reviews.c.decision == "accepted"},
         ),
     ):
@@ -107,12 +127,7 @@ def labelled(store: Store, category: str | None = None) -> Iterator[LabelledOffe
     Whole offers, because training takes an attribute without a label for an absent one where no offer says what is absent. An
     offer whose text has changed so that a decided value no longer stands in it is left out.
     """
-    mine = cells.c.offer == offers.c.id
-    query = select(offers.c.id).where(
-        select(cells.c.offer).where(mine, cells.c.review.is_not(None)).exists(),
-        ~select(cells.c.offer).where(mine, store.waiting()).exists(),
-        *([offers.c.category == category] if category is not None else []),
-    )
+    query = select(offers.c.id).where(_done(store), *([offers.c.category == category] if category is not None else []))
     query, last = query.order_by(offers.c.id).limit(_PAGE), ""
     while True:
         with store.database.reading() as connection:
@@ -138,6 +153,13 @@ def labelled(store: Store, category: str | None = None) -> Iterator[LabelledOffe
                     absent=sorted(absent.get(record.offer_id, ())),
                 )
         last = ids[-1]
+
+
+def _done(store: Store) -> ColumnElement[bool]:
+    """Condition: of the offer something is decided, and nothing waits."""
+    mine = cells.c.offer == offers.c.id
+    decided = select(cells.c.offer).where(mine, cells.c.review.is_not(None)).exists()
+    return and_(decided, ~select(cells.c.offer).where(mine, store.waiting()).exists())
 
 
 def _number(condition: ColumnElement[bool]) -> ColumnElement[int]:

@@ -15,14 +15,14 @@ from typer.testing import CliRunner
 
 from eval.thresholds import Threshold, as_json
 from extractor import Attribute, AttributeSchema, AttributeValue, Evidence, Extraction
-from extractor.cells import placed
+from extractor.cells import Undone, placed
 from extractor.cli import app
 from extractor.database import Database
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import ConflictError, InputError
 from extractor.feedback import Store, Thresholds, thresholds_of
 from extractor.io import read_labelled
-from extractor.quality import counts, labelled, quality, quality_by_day
+from extractor.quality import labelled, learnable, pace, quality, quality_by_day, queue, waiting
 from extractor.records import Provenance, Usage
 from finetune.dataset import checked, complete
 
@@ -69,15 +69,15 @@ def brands(store, *offers):
 def test_a_queue_goes_from_the_most_uncertain_to_the_threshold(store):
     confidences = {"a": 0.7, "b": 0.2, "c": 0.95, "d": 0.9, "e": None, "f": 0.3}
     store.add([record(k, Brand=("Diesel", c), Color=("red", 0.99), Size=None) for k, c in confidences.items()])
-    assert counts(store).waiting == 4
+    assert waiting(store) == 4
     assert ids(store.claim("ann", 2)) == ["e", "b"]
     item = store.claim("ben", 1)[0]
     assert (item.offer_id, item.attribute, item.title, item.alike) == ("f", "Brand", "Diesel boot, red", 4)
     assert item.values == [value("Diesel boot, red", "Diesel", 0.3)]
     store.thresholds = Thresholds(0.9, {"Color": None, "Brand": 0.1})
     assert {i.attribute for i in store.claim("cem", 50)} == {"Color"}
-    assert counts(store, attribute="Brand").waiting == 1 and counts(store, category="Shoes").waiting == 7
-    assert store.claim("dan", category="Tea") == [] and counts(store, category="Tea").waiting == 0
+    assert waiting(store, attribute="Brand") == 1 and waiting(store, category="Shoes") == 7
+    assert store.claim("dan", category="Tea") == [] and waiting(store, category="Tea") == 0
 
 
 def test_the_most_frequent_come_one_of_a_kind_and_are_accepted_at_once(store):
@@ -87,14 +87,11 @@ def test_the_most_frequent_come_one_of_a_kind_and_are_accepted_at_once(store):
     claimed = store.claim("ann", 2, "frequent")
     assert [(i.values[0].value, i.alike) for i in claimed] == [("Diesel", 5), ("Velmora", 3)]
     assert store.claim("ben", 1, "frequent")[0].values[0].value == "Diesel"
-    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]) == 4  # one is in Ben's hands
-    assert (
-        store.decide_alike("ann", "Shoes", "Brand", ["Diesel", "x"])
-        == store.decide_alike("x", "T", "Brand", ["Tarn"])
-        == 0
-    )
-    assert counts(store, "ann") == counts(store) and counts(store).today == 4 and counts(store).pace == 0.1
-    assert len(store.undo("ann")) == 4 and counts(store).waiting == 9 and counts(store).today == 0
+    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]).n == 4  # one is in Ben's hands
+    for who, category, found in (("ann", "Shoes", ["Diesel"]), ("ann", "Shoes", ["Diesel", "x"]), ("x", "T", ["Tarn"])):
+        assert store.decide_alike(who, category, "Brand", found).n == 0
+    assert pace(store, "ann") == pace(store) and pace(store).today == 4 and pace(store).pace == 0.1
+    assert store.undo("ann").n == 4 and waiting(store) == 9 and pace(store).today == 0
 
 
 def test_a_lease_keeps_others_away_until_it_runs_out(store, clock):
@@ -108,12 +105,12 @@ def test_a_lease_keeps_others_away_until_it_runs_out(store, clock):
     assert store.claim("cem") == []
     store.release("ben")
     assert ids(store.claim("cem")) == ["a"]
-    assert store.decide("cem", "a", BRAND, ["Diesel"]) == "accepted"
+    assert store.decide("cem", "a", BRAND, ["Diesel"]).decision == "accepted"
     clock.pass_by(10_000)
     assert store.claim("ann") == []
     with pytest.raises(ConflictError, match="cem decided at 2026-11-26T12:01:00"):
         store.decide("ann", "a", BRAND, [])
-    assert store.decide("ann", "a", BRAND, [], revise=True) == "rejected"
+    assert store.decide("ann", "a", BRAND, [], revise=True).decision == "rejected"
 
 
 def test_decisions(store):
@@ -122,15 +119,15 @@ def test_decisions(store):
     made = record("a", title, Brand=("boot", 0.2), Color=("red", 0.1))
     store.add([made.model_copy(update={"attributes": {**made.attributes, "Width": [wide]}})])
     span = Evidence(field="title", begin=0, end=6)
-    assert store.decide("ann", "a", BRAND, [span]) == "changed"
-    assert store.decide("ann", "a", BRAND, [span]) == "changed"  # a request that was sent twice
-    assert store.decide("ann", "a", COLOR, ["red", "blue"]) == "changed"
-    assert store.decide("ann", "a", WIDTH, ["wide"]) == "changed"
+    assert store.decide("ann", "a", BRAND, [span]).decision == "changed"
+    assert store.decide("ann", "a", BRAND, [span]).decision == "changed"  # a request that was sent twice
+    assert store.decide("ann", "a", COLOR, ["red", "blue"]).decision == "changed"
+    assert store.decide("ann", "a", WIDTH, ["wide"]).decision == "changed"
     found = store.records(["?", "a"])[0]
     assert found.attributes["Brand"] == [value(title, "Diesel", None)]
     assert found.attributes["Color"] == [value(title, "red", 0.1), value(title, "blue", None)]
     assert found.attributes["Width"] == [value(title, "wide", None)]
-    assert counts(store).today == 3
+    assert pace(store).today == 3
     assert next(labelled(store)).attributes == {"Brand": ["Diesel"], "Color": ["red", "blue"], "Width": ["wide"]}
 
 
@@ -150,7 +147,7 @@ def test_what_no_extraction_could_give_is_refused(store, attribute, values, mess
     store.add([record("a", Brand=("Diesel", 0.2), Width=("red", 0.1))])
     with pytest.raises(InputError, match=message):
         store.decide("ann", "a", attribute, values)
-    assert counts(store).today == 0
+    assert pace(store).today == 0
 
 
 def test_a_decision_stands_above_every_later_extraction(store):
@@ -162,11 +159,26 @@ def test_a_decision_stands_above_every_later_extraction(store):
     found = store.records(["a"])[0]
     assert found.title == later.title and set(found.attributes) == {"Brand", "Size"}
     assert found.attributes["Brand"] == [value(later.title, "Diesel", None)]
-    assert counts(store).waiting == 0
+    assert waiting(store) == 0
     store.add([record("a", "A boot", "2026-11-03T00:00:00Z", Color=("boot", 0.9))])
     assert store.records(["a"])[0].attributes["Brand"][0].status == "inferred"
     assert list(labelled(store)) == []  # Diesel stands nowhere in it now
-    assert [i.values for i in store.undo("ann")] == [[]]
+    assert [i.values for i in store.undo("ann").items] == [[]]
+
+
+def test_what_is_sent_twice_is_done_once(store):
+    store.add([record(f"o{i}", Brand=("Diesel", 0.5)) for i in range(5)])
+    first = store.decide("ann", "o0", BRAND, ["boot"])
+    again = store.decide("ann", "o0", BRAND, ["boot"])
+    assert (first.n, again.n) == (1, 0) and again.id == first.id
+    rest = store.decide_alike("ann", "Shoes", "Brand", ["Diesel"])
+    assert store.undo("ben", first.id) == store.undo("ann", "no act") == Undone(0, [])
+    for n in (1, 0):  # one that is not the last, too
+        undone = store.undo("ann", first.id)
+        assert (undone.n, ids(undone.items)) == (n, ["o0"])
+    undone = store.undo("ann", rest.id, most=2)
+    assert (undone.n, ids(undone.items)) == (4, ["o1", "o2"])
+    assert ids(store.claim("ben")) == ["o3", "o4"]
 
 
 def test_a_decided_value_finds_its_new_place():
@@ -218,14 +230,14 @@ def test_random_acts_against_a_plain_model(store, clock):
                     leases.pop(offer, None)
             case "alike":
                 expected = [n for _, n in waits() if said[n][0] == word and not taken(n, who)]
-                assert store.decide_alike(who, "Shoes", "Brand", [word]) == len(expected), step
+                assert store.decide_alike(who, "Shoes", "Brand", [word]).n == len(expected), step
                 log += [(who, [(n, word) for n in expected])] if expected else []
                 for n in expected:
                     leases.pop(n, None)
             case "undo":
                 last = next((act for act in reversed(log) if act[0] == who), None)
                 undone = [n for n, _ in last[1]] if last else []
-                assert sorted(ids(store.undo(who))) == sorted(undone), step
+                assert sorted(ids(store.undo(who).items)) == sorted(undone), step
                 leases |= {n: (who, clock.now + timedelta(seconds=600)) for n in undone}
                 log = [act for act in log if act is not last]
             case "extract":
@@ -239,8 +251,8 @@ def test_random_acts_against_a_plain_model(store, clock):
                 leases = {n: lease for n, lease in leases.items() if lease[0] != who or n in standing()}
         expected = {n: standing()[n][1] if n in standing() else said[n][0] for n in names}
         assert brands(store, *names) == [[expected[n]] for n in names], step
-        assert counts(store).waiting == len(waits()), step
-        assert counts(store).today == sum(len(act) for _, act in log), step
+        assert waiting(store) == len(waits()), step
+        assert pace(store).today == sum(len(act) for _, act in log), step
 
 
 def test_hostile_texts_come_back_as_they_were(store):
@@ -256,13 +268,19 @@ def test_hostile_texts_come_back_as_they_were(store):
         assert (item.title, item.values) == (original.title, original.attributes["Brand"])
         if item.offer_id in (made[0].offer_id, made[7].offer_id):
             store.decide("a\0\\0", item.offer_id, BRAND, [Evidence(field="title", begin=0, end=1)])
-    assert counts(store, "a\0\\0").today == 2 and len(store.undo("a\0\\0")) == 1
+    assert pace(store, "a\0\\0").today == 2 and store.undo("a\0\\0").n == 1
     assert {q.category for q in quality(store)} == {r.category for r in made}
 
 
-def test_names_too_long_for_an_index_are_refused_whole(store):
+def test_names_that_no_index_takes_and_times_that_are_none_are_refused_whole(store):
     with pytest.raises(InputError, match="its id has more than 500 characters"):
         store.add([record("a", Brand=None), record("\U0001f525" * 501, Brand=None)])
+    for nameless in (record("", Brand=None), record("a", **{"": None})):
+        with pytest.raises(InputError, match="has no name"):
+            store.add([nameless])
+    for wrong in ("yesterday", "0001-01-01T00:00:00+14:00", "9999-12-31T23:00:00-14:00"):
+        with pytest.raises(InputError, match="no time"):
+            store.add([record("a", created=wrong, Brand=None)])
     rng = random.Random(1)
     store.add(
         [record("".join(chr(rng.randrange(0x10000, 0x30000)) for _ in range(500)), category="\\" * 100, Brand=None)]
@@ -281,6 +299,8 @@ def test_quality_counts_what_people_made_of_it(store, clock):
     days = {(q.day, q.attribute): (q.offers, q.reviewed, q.agreed) for q in quality_by_day(store)}
     assert days["2026-11-26", "Brand"] == (0, 1, 1) and days["2026-11-27", "Brand"] == (0, 1, 0)
     assert days["2026-11-01", "Brand"] == (4, 0, 0)
+    assert {q.day for q in quality_by_day(store, "2026-11-27")} == {"2026-11-27", "2026-11-28"}
+    assert queue(store) == [("Shoes", "Brand", 1)] and learnable(store) == {"Shoes": 3}
     offers = {o.id: o for o in labelled(store)}
     assert set(offers) == {"o0", "o1", "o2"} and list(labelled(store, "Tea")) == []
     assert offers["o2"].attributes == {"Color": ["red"]} and offers["o2"].absent == ["Brand"]
@@ -336,7 +356,7 @@ def test_a_reviewer_who_is_killed_keeps_what_was_decided_and_blocks_nobody(store
     dead = run_python(DYING, address)
     dead.communicate(timeout=60)
     assert dead.returncode == -signal.SIGKILL
-    assert counts(store, "ann").today == 1 and store.claim("ben") == []
+    assert pace(store, "ann").today == 1 and store.claim("ben") == []
     clock.pass_by(3700)
     assert ids(store.claim("ben")) == ["b"]
 
@@ -358,7 +378,7 @@ def test_the_commands_make_labels_that_demonstrate_and_train(address, tmp_path):
     assert "0 labelled offers; none has all" in shelfwise("feedback", "export", *place)
     database = Database(address)
     store = Store(database)
-    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]) == 3 and store.undo("ann")
+    assert store.decide_alike("ann", "Shoes", "Brand", ["Diesel"]).n == 3 and store.undo("ann").n == 3
     store.decide("ann", "o0", BRAND, ["Diesel"])
     store.decide("ann", "o1", BRAND, [Evidence(field="title", begin=7, end=11)])
     database.close()

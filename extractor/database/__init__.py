@@ -20,6 +20,7 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import URL, Connection, Engine, create_engine, event, inspect, select, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, DBAPIError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as AllTaken
 
 from extractor.errors import InputError, MissingExtraError, StorageError
 
@@ -160,7 +161,7 @@ def _version(connection: Connection) -> str | None:
 def _translated(name: str) -> Iterator[None]:
     try:
         yield
-    except (DBAPIError, sqlite3.Error) as error:  # the latter from `_prepare`
+    except (DBAPIError, sqlite3.Error, AllTaken) as error:  # of SQLite itself, from `_prepare`
         reason = " ".join(str(error.orig if isinstance(error, DBAPIError) else error).split())
         if "not a database" in reason or "malformed" in reason:
             raise InputError(f"{name}: {reason}; name another store, or take it from a backup") from error
@@ -172,6 +173,7 @@ def _translated(name: str) -> Iterator[None]:
 def _advice(reason: str) -> str:
     for sign, advice in {
         "locked": "another process has been writing for long; try again",
+        "QueuePool limit": "all connections have been busy for long; try again",
         "full": "make room on the disk",
         "No space": "make room on the disk",
         "readonly": "make the file and its folder writable",

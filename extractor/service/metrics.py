@@ -1,16 +1,22 @@
 """What the service counts, for Prometheus. Labels come from sets that are known at the start."""
 
+import time
 from collections import Counter as Tally
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import prometheus_client as prometheus
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from extractor.errors import ShelfwiseError
 from extractor.records import Extraction, Failure
 from extractor.schema import AttributeSchema
 from extractor.service.batching import Batch, Batcher
 
 INLINE = "(inline)"  # stands for the categories of schemas that came with a request
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+AGAIN = 15.0  # seconds after which the store is asked again what waits
+Waiting = Callable[[], Iterable[tuple[AttributeSchema | None, int]]]
 CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 
 
@@ -48,6 +54,13 @@ class Metrics:
             "shelfwise_confidence", "Of values.", asked, buckets=CONFIDENCES, registry=registry
         )
 
+        self.reviews = prometheus.Counter(
+            "shelfwise_reviews",
+            "Values that people decided about, and what they made of them.",
+            [*asked, "decision"],
+            registry=registry,
+        )
+
     def watch(self, batcher: Batcher) -> None:
         for name, what, read in (
             ("shelfwise_queue_offers", "Offers that wait.", lambda: batcher.waiting),
@@ -55,6 +68,14 @@ class Metrics:
             ("shelfwise_ready", "1 where the engine answers.", lambda: batcher.answering),
         ):
             prometheus.Gauge(name, what, registry=self.registry).set_function(read)
+
+    def watch_queue(self, waiting: Waiting) -> None:
+        self.registry.register(_Queue(waiting))
+
+    def reviewed(self, schema: AttributeSchema | None, attribute: str, decision: str, n: int) -> None:
+        known = schema is not None and any(a.name == attribute for a in schema.attributes)
+        label = (schema.category or "", attribute) if schema and known else (INLINE, "")
+        self.reviews.labels(*label, decision).inc(n)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         self.requests.labels(method, route, status).inc()
@@ -88,3 +109,31 @@ class Metrics:
 
     def written(self) -> bytes:
         return prometheus.generate_latest(self.registry)
+
+
+class _Queue(Collector):
+    """Values that wait for review, by category: looked up now and then, for a scrape must not cost what a large store does."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting, self._until, self._known = waiting, 0.0, Tally[str]()
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        if time.monotonic() >= self._until:
+            self._until = time.monotonic() + AGAIN
+            self._known = self._looked_up()
+        gauge = GaugeMetricFamily("shelfwise_review_queue", "Values that wait for review.", labels=["category"])
+        for category, waiting in self._known.items():
+            gauge.add_metric([category], waiting)
+        yield gauge
+
+    def describe(self) -> list[GaugeMetricFamily]:
+        return []
+
+    def _looked_up(self) -> Tally[str]:
+        found: Tally[str] = Tally()
+        try:
+            for schema, waiting in self._waiting():
+                found[INLINE if schema is None else schema.category or ""] += waiting
+        except ShelfwiseError:  # the other figures are wanted all the more when the store is gone
+            found.clear()
+        return found

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from extractor.errors import EngineError, InputError, ShelfwiseError
+from extractor.errors import ConflictError, EngineError, InputError, ShelfwiseError
 from extractor.service.batching import NotReady, QueueFull
 
 MEDIA = "application/problem+json"
@@ -51,6 +51,8 @@ def as_problem(error: ShelfwiseError) -> Problem:
             return Problem(429, "queue-full", "Too many offers wait", str(error), retry(error.seconds))
         case NotReady():
             return Problem(503, "not-ready", "No engine answers", str(error), retry(5))
+        case ConflictError():
+            return Problem(409, "conflict", "Somebody else decides", str(error))
         case InputError():
             return Problem(422, "input", "The request cannot be used as it is", str(error))
         case EngineError():

@@ -1,6 +1,6 @@
 """What is served: an engine, schemas, templates, adapters, and within which limits."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -14,8 +14,9 @@ from extractor.feedback import Store
 from extractor.journal import Journal
 from extractor.keys import Keys
 from extractor.prompts import Template, list_templates, load_template
+from extractor.quality import queue
 from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema, category_key
+from extractor.schema import AttributeSchema, category_key, schema_of
 from extractor.service.auth import Access
 from extractor.service.batching import Batcher
 from extractor.service.metrics import Metrics
@@ -70,17 +71,28 @@ class Service:
             spend=lambda reason: self.metrics.repeated.inc(),
         )
         self.metrics.watch(self.batcher)
+        self.metrics.watch_queue(self._waiting)
         self._by_category = {category_key(s.category): s for s in schemas}
         self._prompting = lru_cache(maxsize=32)(prompting)
 
     def schema(self, category: str) -> AttributeSchema | None:
         return self._by_category.get(category_key(category))
 
+    def asked(self, category: str) -> AttributeSchema | None:
+        """The schema by which offers of a category are extracted: where only one is served, it is that of all."""
+        return self.schema(category) or schema_of(category, self.schemas)
+
     def templates(self) -> list[Template]:
         return [load_template(reference) for reference in list_templates()]
 
     def prompter(self, template: str | None) -> Extractor:
         return self._prompting(template)
+
+    def _waiting(self) -> Iterator[tuple[AttributeSchema | None, int]]:
+        """By schema, values that wait for review."""
+        yield from ((schema, 0) for schema in self.schemas)
+        for category, _, waiting in queue(self.store):
+            yield self.asked(category), waiting
 
 
 def prompter(

@@ -1,6 +1,6 @@
 """The API, version 1: a room for each thing that it is about."""
 
-from extractor.service.api import adapters, extract, operations, schemas, sessions, templates
+from extractor.service.api import adapters, extract, feedback, operations, quality, schemas, sessions, templates
 
 ROUTERS = (
     sessions.entering,
@@ -8,6 +8,8 @@ ROUTERS = (
     schemas.reading,
     templates.reviewing,
     adapters.reviewing,
+    feedback.reviewing,
+    quality.reviewing,
     operations.watching,
     operations.probing,
 )

@@ -5,6 +5,7 @@ from typing import Annotated
 
 from fastapi import Header, Request, Response
 from pydantic import ConfigDict, Field
+from starlette.concurrency import run_in_threadpool
 
 from extractor.records import Extraction, Failure
 from extractor.service.api.common import BODY, Served, asked_schema, problems, router
@@ -27,6 +28,7 @@ class ExtractRequest(Asked):
     )
 
     offers: list[Offer] = Field(min_length=1, max_length=MOST_OFFERS)
+    keep: bool = Field(default=False, description="Whether the records are kept for review, before they are answered.")
 
 
 class ExtractAnswer(Body):
@@ -51,7 +53,10 @@ async def extract(body: ExtractRequest, request: Request, service: Served, x_tim
     seconds = service.limits.timeout if x_timeout is None else x_timeout
     answers = iter(await _answered(service, ticket, request, seconds))
     records = [row if isinstance(row, Failure) else next(answers) for row in read]
-    usages = [r.usage for r in records if isinstance(r, Extraction)]
+    extractions = [r for r in records if isinstance(r, Extraction)]
+    if body.keep:
+        await run_in_threadpool(service.store.add, extractions)
+    usages = [r.usage for r in extractions]
     request.state.facts["prompt_tokens"] = sum(u.prompt_tokens for u in usages)
     request.state.facts["output_tokens"] = sum(u.output_tokens for u in usages)
     text = ",".join(r.model_dump_json(by_alias=True) for r in records)
