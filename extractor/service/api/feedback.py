@@ -28,12 +28,6 @@ OfferId = Annotated[str, StringConstraints(min_length=1, max_length=500)]
 Category = Annotated[str, Field(max_length=100, description='"" for offers without one.')]
 AttributeName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Value = Annotated[str, StringConstraints(max_length=20_000)]
-OfCategory = Annotated[
-    str | SkipJsonSchema[None], Query(max_length=100, description='Of this one alone; "" for offers without one.')
-]
-OfAttribute = Annotated[
-    str | SkipJsonSchema[None], Query(min_length=1, max_length=100, description="Of this one alone.")
-]
 RECORD: JsonValue = {
     "offer_id": "1",
     "category": "Shoes",
@@ -66,6 +60,19 @@ async def _who(key: Asking) -> str:
 
 
 Reviewer = Annotated[str, Depends(_who)]
+
+
+class InCategory(Body):
+    # No anyOf with null: a query cannot say null.
+    category: str | SkipJsonSchema[None] = Field(
+        default=None, max_length=100, description='Of this one alone; "" for offers without one.'
+    )
+
+
+class InAttribute(InCategory):
+    attribute: str | SkipJsonSchema[None] = Field(
+        default=None, min_length=1, max_length=100, description="Of this one alone."
+    )
 
 
 class ClaimRequest(Body):
@@ -125,7 +132,7 @@ class UndoRequest(Body):
 
     model_config = ConfigDict(json_schema_extra={"examples": [{}, {"act": "0b5e7c1f6d0b4c5a8c6d7e8f9a0b1c2d"}]})
 
-    act: str | None = Field(default=None, min_length=1, max_length=64)
+    act: str | None = Field(default=None, pattern="^[0-9a-f]{32}$")
 
 
 class AttributeWaiting(Body):
@@ -198,9 +205,9 @@ def release(service: Served, who: Reviewer) -> Response:
 
 
 @reviewing.get("/feedback/counts", responses=problems(422))
-def counts(service: Served, who: Reviewer, category: OfCategory = None, attribute: OfAttribute = None) -> ReviewCounts:
+def counts(service: Served, who: Reviewer, of: Annotated[InAttribute, Query()]) -> ReviewCounts:
     """How many values wait, and how many were decided, by the reviewer and by all."""
-    waiting = quality.waiting(service.store, category, attribute)
+    waiting = quality.waiting(service.store, of.category, of.attribute)
     mine, everybody = (Progress(**vars(quality.pace(service.store, name))) for name in (who, None))
     return ReviewCounts(waiting=waiting, mine=mine, all=everybody)
 
@@ -225,10 +232,10 @@ _LINES: dict[int | str, dict[str, Any]] = {
 
 
 @reviewing.get("/feedback/labelled", response_class=StreamingResponse, responses=_LINES | problems(422))
-def labelled(service: Served, who: Reviewer, category: OfCategory = None) -> StreamingResponse:
+def labelled(service: Served, who: Reviewer, of: Annotated[InCategory, Query()]) -> StreamingResponse:
     """Offers that people are done with, as labelled offers for demonstrations, training and evaluation."""
-    service.journal.note(who, "export labelled", "all categories" if category is None else f"category {category}")
-    offers = quality.labelled(service.store, category)
+    service.journal.note(who, "export labelled", "all categories" if of.category is None else f"category {of.category}")
+    offers = quality.labelled(service.store, of.category)
     first = list(islice(offers, 1))  # a store that cannot be reached is a problem, as long as nothing is sent
     headers = {"Content-Disposition": 'attachment; filename="labelled.jsonl"'}
     return StreamingResponse(_lines(chain(first, offers)), media_type=JSONL, headers=headers)

@@ -40,6 +40,10 @@ class DayQuality(Body):
     agreement: float | None
 
 
+class Days(Body):
+    days: int = Field(default=90, ge=1, le=3_660, description="The last ones, today included.")
+
+
 class Labels(Body):
     category: str
     labelled: int = Field(description="Offers to learn from.")
@@ -65,9 +69,9 @@ def now(service: Served) -> QualityAnswer:
 
 
 @reviewing.get("/quality/days", responses=problems(422))
-def days(service: Served, days: Annotated[int, Query(ge=1, le=3_660)] = 90) -> list[DayQuality]:
+def by_day(service: Served, of: Annotated[Days, Query()]) -> list[DayQuality]:
     """Coverage and agreement by day, of the last ones."""
-    since = service.store.database.now(-86_400 * (days - 1))[:10]
+    since = service.store.database.now(-86_400 * (of.days - 1))[:10]
     return [DayQuality(**_fields(DayQuality, q)) for q in quality.quality_by_day(service.store, since)]
 
 
