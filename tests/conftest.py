@@ -218,3 +218,21 @@ def keyed(tmp_path_factory):
     with serving(ScriptedEngine(), keys) as running:
         yield running, secrets
     database.close()
+
+
+@pytest.fixture
+def desk(address):
+    """A service with keys over either database, and people who review."""
+    from reviewing import desk_at
+
+    with desk_at(address) as opened:
+        yield opened
+
+
+@pytest.fixture
+def here(tmp_path):
+    """The same, where the database does not matter."""
+    from reviewing import desk_at
+
+    with desk_at(tmp_path / "store.sqlite") as opened:
+        yield opened

@@ -4,7 +4,9 @@ import shutil
 import sqlite3
 import subprocess
 import sys
-from contextlib import closing
+import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import replace
 
 import pytest
@@ -202,3 +204,26 @@ def test_a_missing_package_names_the_install_command():
         done.returncode == 2
         and "sqlalchemy is not installed; install it with: pip install 'shelfwise[service]'" in done.stderr
     )
+
+
+def test_more_readers_than_connections_are_told_to_come_again(address):
+    with closing(Database(address)) as database, ExitStack() as taken:
+        database._engine.pool._timeout = 0.1
+        with pytest.raises(StorageError, match="all connections have been busy for long; try again"):
+            for _ in range(100):
+                taken.enter_context(database.reading())
+
+
+def test_writers_take_turns(tmp_path):
+    """Left to SQLite, the one that is sent away most often waits until all others are done."""
+    with closing(Database(tmp_path / "store.sqlite")) as database, ThreadPoolExecutor(12) as pool:
+        journal = Journal(database)
+
+        def waited(number):
+            begun = time.monotonic()
+            journal.note("ann", "test", str(number))
+            return time.monotonic() - begun
+
+        begun = time.monotonic()
+        longest = max(pool.map(waited, range(600)))
+        assert longest < 0.6 * (time.monotonic() - begun)

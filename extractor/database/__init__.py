@@ -9,9 +9,10 @@ Every way in is one transaction. Exceptions of the databases become errors of th
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from alembic import command
@@ -48,6 +49,8 @@ class Database:
         self._clock = clock
         self._engine = _engine(address)
         self.name = self._engine.url.render_as_string(hide_password=True)
+        # SQLite lets one write at a time, and whoever it sends away sleeps for up to a tenth of a second before the next try.
+        self._turn = Lock() if self._engine.dialect.name == "sqlite" else nullcontext()
         try:
             with _translated(self.name):
                 self._migrate()
@@ -70,7 +73,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[Connection]:
         """Commits at the end, or leaves no trace."""
-        with _translated(self.name), self._engine.execution_options(writes=True).begin() as connection:
+        with _translated(self.name), self._turn, self._engine.execution_options(writes=True).begin() as connection:
             yield connection
 
     def upsert(self, table: Any) -> Any:
