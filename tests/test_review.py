@@ -107,39 +107,35 @@ def test_without_keys_everybody_is_anonymous(tmp_path):
             assert connection.exec_driver_sql("SELECT who FROM reviews").scalar() == "anonymous"
 
 
-def test_items_say_what_can_be_decided(tmp_path):
+def test_items_say_what_can_be_decided(tmp_path, monkeypatch):
     wide = Attribute(name="Width", type="enum", values=("narrow", "wide"), description="How wide.")
     size = Attribute(name="Size", type="number", unit="EU", multiple=True)
     boots = AttributeSchema(category="Boots", attributes=(wide, size))
-    SCHEMAS.append(boots)
-    try:
-        with desk_at(tmp_path / "store.sqlite") as desk:
-            inferred = [AttributeValue(value="x", status="inferred", confidence=0.1)]
-            made = record("a", TITLE, category="boots", Width=None).model_copy(
-                update={"attributes": {"Width": inferred, "Size": inferred, "Sole": inferred}}
-            )
-            put(desk, [made])
-            ann = desk.client("ann")
-            found = {i.attribute: i.definition for i in ann.claim()}
-            assert (found["Width"].type, found["Width"].values) == ("enum", ("narrow", "wide"))
-            assert (found["Size"].type, found["Size"].unit, found["Size"].multiple) == ("number", "EU", True)
-            assert found["Width"].description == "How wide." and found["Sole"].type == "text"
-            for attribute, values, says in (
-                ("Width", ["wider"], "is not among"),
-                ("Size", ["big"], "is not a number"),
-                ("Sole", ["rubber"], "not in the offer's text"),
-                ("Sole", ["Diesel", "boot"], "takes one value, not 2"),
-            ):
-                with pytest.raises(InputError, match=f"422 .*{says}"):
-                    ann.decide("a", attribute, values)
-            assert ann.decide("a", "Width", ["wide"]).decision == "changed"
-            assert ann.decide("a", "Size", ["41", "42"]).decision == "changed"
-            assert (
-                desk.running.metric("shelfwise_reviews_total", category="Boots", attribute="Width", decision="changed")
-                == 1
-            )
-    finally:
-        SCHEMAS.remove(boots)
+    monkeypatch.setattr("serving.SCHEMAS", [*SCHEMAS, boots])
+    with desk_at(tmp_path / "store.sqlite") as desk:
+        inferred = [AttributeValue(value="x", status="inferred", confidence=0.1)]
+        made = record("a", TITLE, category="boots", Width=None).model_copy(
+            update={"attributes": {"Width": inferred, "Size": inferred, "Sole": inferred}}
+        )
+        put(desk, [made])
+        ann = desk.client("ann")
+        found = {i.attribute: i.definition for i in ann.claim()}
+        assert (found["Width"].type, found["Width"].values) == ("enum", ("narrow", "wide"))
+        assert (found["Size"].type, found["Size"].unit, found["Size"].multiple) == ("number", "EU", True)
+        assert found["Width"].description == "How wide." and found["Sole"].type == "text"
+        for attribute, values, says in (
+            ("Width", ["wider"], "is not among"),
+            ("Size", ["big"], "is not a number"),
+            ("Sole", ["rubber"], "not in the offer's text"),
+            ("Sole", ["Diesel", "boot"], "takes one value, not 2"),
+        ):
+            with pytest.raises(InputError, match=f"422 .*{says}"):
+                ann.decide("a", attribute, values)
+        assert ann.decide("a", "Width", ["wide"]).decision == "changed"
+        assert ann.decide("a", "Size", ["41", "42"]).decision == "changed"
+        assert (
+            desk.running.metric("shelfwise_reviews_total", category="Boots", attribute="Width", decision="changed") == 1
+        )
 
 
 def test_spans_count_code_points(here):
