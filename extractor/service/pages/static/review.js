@@ -14,7 +14,8 @@ const filters = () => ({
 function fetchMore() {
   if (fetching || drained || queue.length > LOW) return fetching;
   const mine = round;
-  fetching = api("POST", "/v1/feedback/claim", { n: AHEAD, ...filters() }).then(({ items }) => {
+  // After what was decided: equal cases that are just being accepted wait no more.
+  fetching = sending.then(() => api("POST", "/v1/feedback/claim", { n: AHEAD, ...filters() })).then(({ items }) => {
     fetching = null;
     if (mine !== round) return;
     drained = items.length === 0;
@@ -28,6 +29,7 @@ function show() {
   const item = queue[0];
   $("#problem").hidden = true;
   $("#item").hidden = !item;
+  $("#item").ariaBusy = "false";
   $("#done").hidden = Boolean(item) || !drained;
   if (!item) return drained ? showDone() : fetchMore();
   draft = item.values.map(value => ({ value: value.value, place: value.evidence, status: value.status, confidence: value.confidence }));
@@ -80,7 +82,7 @@ function put(value) {
 
 /** Send behind the page's back; what is refused comes back to the front. */
 function send(path, body, item) {
-  sending = sending.then(() => api("POST", path, body)).then(answer => { recount(); return answer; }).catch(problem => {
+  sending = sending.then(() => api("POST", path, body)).then(answer => { recountSoon(); return answer; }).catch(problem => {
     if (!(problem instanceof Problem)) throw problem;
     if (problem.status === 409) return toast(problem.message); // somebody else was faster
     queue.unshift(item);
@@ -136,6 +138,12 @@ function lower(n) {
   $("#waiting").textContent = number(waiting.n);
 }
 
+let soon = 0;
+function recountSoon() { // once the keys rest, so that no answer overtakes what is still on its way
+  clearTimeout(soon);
+  soon = setTimeout(recount, 400);
+}
+
 async function recount() {
   const { category, attribute } = filters();
   const query = new URLSearchParams({ ...(category && { category }), ...(attribute && { attribute }) });
@@ -153,6 +161,7 @@ async function restart() {
   queue = [];
   drained = false;
   fetching = null;
+  $("#item").ariaBusy = "true";
   await api("POST", "/v1/feedback/release").catch(say);
   await Promise.all([fetchMore(), recount()]);
 }
@@ -210,12 +219,12 @@ $("#other").addEventListener("submit", event => {
 });
 
 /* A value is taken from the text by selecting it. */
+let held = false, resting = 0;
 document.addEventListener("selectionchange", () => {
   if (!queue.length) return;
-  clearTimeout(document.body.dataset.soon);
-  document.body.dataset.soon = setTimeout(take, matchMedia("(pointer: coarse)").matches ? 400 : 60);
+  clearTimeout(resting);
+  resting = setTimeout(take, matchMedia("(pointer: coarse)").matches ? 400 : 60);
 });
-let held = false;
 addEventListener("pointerdown", () => { held = true; });
 addEventListener("pointerup", () => { held = false; take(); });
 function take() {
