@@ -1,4 +1,4 @@
-"""Offers in: JSONL, CSV, Parquet, standard input, streamed from here or an object store; and labelled offers."""
+"""Offers in: JSONL, CSV, Parquet, XLSX, standard input, streamed from here or an object store; and labelled offers."""
 
 import csv
 import io
@@ -15,7 +15,14 @@ from extractor.errors import InputError, explain
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
 from extractor.stores import name_of, opened, reaching, size_of
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+}
 csv.field_size_limit(2**31 - 1)
 
 
@@ -35,8 +42,8 @@ class Columns:
 
 
 class OfferReader:
-    """Iterates over the offers of a file or an address (`extractor.stores`); a row that is no offer is a Failure with its
-    line, and the next row goes on. `size` is in bytes.
+    """Iterates over the offers of a file or an address (`extractor.stores`), of a workbook over those of its first sheet; a row
+    that is no offer is a Failure with its line, and the next row goes on. `size` is in bytes.
 
     Raises InputError for what concerns the whole file: missing, out of reach, empty, of another format or encoding, without a
     title column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files
@@ -65,7 +72,8 @@ class OfferReader:
         return None if self._done is None or not self._whole else min(1.0, self._done / self._whole)
 
     def __iter__(self) -> Iterator[ProductOffer | Failure]:
-        read = {"csv": self._csv, "parquet": self._parquet}.get(self._kind or "", self._jsonl)
+        readers = {"csv": self._csv, "parquet": self._parquet, "xlsx": self._xlsx}
+        read = readers.get(self._kind or "", self._jsonl)
         with reaching(self.source):
             yield from read()
         if self.rows == 0:
@@ -141,6 +149,17 @@ class OfferReader:
                         yield self._offer(self.rows, row)
         except pa.ArrowInvalid as error:
             raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+
+    def _xlsx(self) -> Iterator[ProductOffer | Failure]:
+        from extractor.spreadsheets import opened_sheet
+
+        with opened(self.source) as stream, opened_sheet(self.source, stream) as (self._whole, rows):
+            names = [name or "" for name in next(rows)]
+            self._require_title(names)
+            for self._done, cells in enumerate(rows, 2):
+                if any(cells):
+                    self.rows += 1
+                    yield self._offer(self._done, dict(zip(names, cells, strict=False)))
 
     def _require_title(self, names: list[str]) -> None:
         if self.columns.title not in names:
