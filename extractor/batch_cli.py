@@ -50,7 +50,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def run(
     context: typer.Context,
     offers: Annotated[
-        list[str], typer.Argument(help="JSONL, CSV, Parquet: files, folders, globs, here or at s3://, gs://, hdfs://.")
+        list[str],
+        typer.Argument(help="JSONL, CSV, XLSX, Parquet: files, folders, globs, here or at s3://, gs://, hdfs://."),
     ],
     out: Annotated[str, typer.Option(help="The job's folder.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
@@ -195,9 +196,7 @@ def status(
 @app.command()
 def export(
     job: Folder,
-    out: Annotated[
-        str, typer.Option(help="*.jsonl, *.csv or *.parquet, here or in a store; `-` is standard output.")
-    ] = "-",
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv, *.xlsx, *.parquet, here or in a store; or `-`.")] = "-",
     dead: Annotated[bool, typer.Option("--dead/--no-dead", help="With the dead letters, as failures.")] = True,
 ) -> None:
     """Write a job's records, and its dead letters, to one file."""

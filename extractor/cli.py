@@ -88,10 +88,10 @@ def main() -> None:
 @app.command()
 def extract(
     context: typer.Context,
-    offers: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; `-` reads JSONL from standard input.")],
+    offers: Annotated[str, typer.Argument(help="JSONL, CSV, XLSX or Parquet; `-` reads JSONL from standard input.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
-    out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv, *.xlsx or *.parquet; `-` is standard output.")] = "-",
     html: Annotated[Path | None, typer.Option(help="Also write the records as an HTML page.")] = None,
     demonstrations: Demonstrations = None,
     k: K = None,
