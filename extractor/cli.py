@@ -41,6 +41,7 @@ from extractor.options import (
     Grounding,
     K,
     Known,
+    MaskPii,
     Model,
     Order,
     Template,
@@ -100,6 +101,7 @@ def extract(
     known: Known = None,
     template: Template = None,
     grounding: Grounding = None,
+    mask_pii: MaskPii = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
     calibration: Calibration = None,
     engine: Engine = None,
@@ -119,7 +121,8 @@ def extract(
     if schema is None and attributes is None:
         errors.print(f"no --schema and no --attributes: the schemas of {PROMPTS / 'schemas'} are used")
     schemas = schemas_of(schema, attributes)
-    reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
+    columns = Columns(id_column, title_column, description_column, category_column)
+    reader = OfferReader(offers, columns, mask_pii=settings.mask_pii)
     labelled = read_labelled(demonstrations) if demonstrations else []
     check_demonstrations(labelled, schemas)
     names = list(dict.fromkeys(a.name for s in schemas for a in s.attributes))

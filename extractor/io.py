@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from extractor.errors import InputError, explain
+from extractor.pii import masked
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
 from extractor.stores import name_of, opened, reaching, size_of
 
@@ -47,16 +48,22 @@ class OfferReader:
 
     Raises InputError for what concerns the whole file: missing, out of reach, empty, of another format or encoding, without a
     title column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files
-    that are read together share `seen`; `prefix` then tells their rows without an id apart.
+    that are read together share `seen`; `prefix` then tells their rows without an id apart. `mask_pii`: nobody gets to see what
+    `extractor.pii` masks.
     """
 
     def __init__(
-        self, source: str | Path, columns: Columns | None = None, seen: set[int] | None = None, prefix: str = ""
+        self,
+        source: str | Path,
+        columns: Columns | None = None,
+        seen: set[int] | None = None,
+        prefix: str = "",
+        mask_pii: bool = False,
     ) -> None:
         self.source, self.columns = source, columns or Columns()
         self.rows = 0
         self._seen: set[int] = set() if seen is None else seen
-        self._prefix = prefix
+        self._prefix, self._mask_pii = prefix, mask_pii
         self._piped = str(source) == "-"
         self._kind = "jsonl" if self._piped else format_of(source)
         self._done: int | None = None
@@ -75,7 +82,7 @@ class OfferReader:
         readers = {"csv": self._csv, "parquet": self._parquet, "xlsx": self._xlsx}
         read = readers.get(self._kind or "", self._jsonl)
         with reaching(self.source):
-            yield from read()
+            yield from map(masked, read()) if self._mask_pii else read()
         if self.rows == 0:
             raise InputError(f"{self.source}: there are no offers in it")
 
