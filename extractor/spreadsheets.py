@@ -5,6 +5,7 @@ unfolded once in blocks and without being kept, and refused where it holds more 
 declares; only then openpyxl sees it.
 """
 
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -27,6 +28,7 @@ BLOCK = 1 << 16
 ROOTS = {"worksheet": "row", "sst": "si"}  # parts that are read piece by piece, and their pieces
 OLD = b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1"  # a compound file: .xls, and whatever has a password
 _ERRORS = ("#NULL!", "#DIV/0!", "#VALUE!", "#REF!", "#NAME?", "#NUM!", "#N/A")
+_ESCAPED = re.compile("_x([0-9A-Fa-f]{4})_")  # how a spreadsheet writes a carriage return, for one
 Row = list[str | None]
 
 
@@ -198,4 +200,6 @@ def _text(cell: Any) -> str | None:
         return cell.date().isoformat()
     if isinstance(cell, date):
         return cell.isoformat()
-    return None if cell is None or cell in _ERRORS else str(cell)
+    if cell is None or cell in _ERRORS:
+        return None
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 16)), str(cell))

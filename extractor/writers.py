@@ -135,6 +135,7 @@ class _ParquetWriter:
 
 
 _ROWS, _LENGTH = 1 << 20, 32_767  # that a sheet has, and of a cell's text
+_ESCAPE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")  # else a spreadsheet would take it for an escaped character
 _NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
 
 
@@ -171,7 +172,7 @@ class _XlsxWriter:
 
         if not text:
             return None
-        text = _NO_XML.sub("\ufffd", text)
+        text = _ESCAPE.sub("_x005F_", _NO_XML.sub("\ufffd", text))
         cell = WriteOnlyCell(self._sheet, text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…")
         cell.data_type = "s"  # else what begins with = would be a formula
         if defused(text) != text:

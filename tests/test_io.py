@@ -187,13 +187,14 @@ def test_no_export_holds_a_formula(tmp_path):
 
 def test_a_workbook_holds_whatever_sellers_write(tmp_path):
     path, long = tmp_path / "r.xlsx", ProductOffer(id="long", title="x" * 40_000, category="Hostile")
-    offers = [*HOSTILE, long, ProductOffer(id="\uffff", title="#N/A", category="Hostile")]
+    escaped = ProductOffer(id="escaped", title="a_x0041_b _x_", category="Hostile")
+    offers = [*HOSTILE, long, escaped, ProductOffer(id="\uffff", title="#N/A", category="Hostile")]
     with open_writer(path, ["Brand", "Color", "Size"]) as writer:
         writer.write(Extractor(create_engine("scripted"), HOSTILE_SCHEMA).extract(offers))
     found = list(OfferReader(path, Columns(id="offer_id")))
     assert [row.title for row in found if row.model_dump().get("id") == "long"] == ["x" * 32_766 + "…"]
     told = {row.id: row.title for row in found if isinstance(row, ProductOffer)}
-    for offer in HOSTILE:
+    for offer in (*HOSTILE, escaped):
         assert told[offer.id].split() == re.sub("[\x00-\x08\x0e-\x1f]", "\ufffd", offer.title).split()
     assert [row.offer_id for row in found if isinstance(row, Failure)] == [
         "\ufffd"

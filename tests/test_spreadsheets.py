@@ -92,15 +92,15 @@ def test_cells_are_read_as_a_person_reads_them(write):
 
 
 def test_shared_strings_and_the_share_that_is_read(write):
-    strings = f"<sst {MAIN}><si><t>title</t></si><si><r><t>Velmora </t></r><r><t>Loafer</t></r></si></sst>"
+    strings = f"<sst {MAIN}><si><t>title</t></si><si><r><t>Velmora </t></r><r><t>_x000D_Loafer</t></r></si></sst>"
     rows = "".join(f'<row r="{n}"><c r="B{n}" t="s"><v>{int(n > 1)}</v></c></row>' for n in range(1, 5))
     body = f'<worksheet {MAIN}><dimension ref="A1:XFD4"/><sheetData>{rows}</sheetData></worksheet>'
     reader = OfferReader(write("o.xlsx", repacked({SHEET: body, STRINGS: strings, **SHARING})))
     found = [(row.id, row.title, reader.fraction) for row in reader]
     assert found == [
-        ("line-2", "Velmora Loafer", 0.5),
-        ("line-3", "Velmora Loafer", 0.75),
-        ("line-4", "Velmora Loafer", 1),
+        ("line-2", "Velmora \rLoafer", 0.5),
+        ("line-3", "Velmora \rLoafer", 0.75),
+        ("line-4", "Velmora \rLoafer", 1),
     ]
 
 
