@@ -25,6 +25,7 @@ from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
 from extractor.io import FORMATS, Columns, OfferReader, format_of
 from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job
+from extractor.manifest import MASKING
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
@@ -99,7 +100,7 @@ def prints(
         "template": f"{template.reference} {template.sha256}",
         "model": model,
         "calibration": calibration.reference if calibration else "none",
-        **({"mask_pii": "on"} if settings.mask_pii else {}),
+        **({MASKING: "on"} if settings.mask_pii else {}),
         "demonstrations": hashlib.sha256(shown.encode()).hexdigest()[:16] if demonstrations else "none",
     }
 
@@ -166,8 +167,7 @@ def work(
         before = job.counts()
         if before.finished:
             return before
-        masking = bool(job.manifest.settings.get("mask_pii"))
-        rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns), masking)
+        rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns), job.manifest.masks_pii)
         items = (Item(n, row) for n, row in enumerate(islice(rows, before.rows, None), before.rows))
         chunks = _ahead(Chunk(chunk, rows.fraction) for chunk in _chunks(items, job.manifest.part))
         known = prepared(chunks, [job, *reuse], key_maker(job))

@@ -240,7 +240,7 @@ def _opened(folders: list[Path] | None) -> Iterator[list[Job]]:
 def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
     from extractor.config import same_masking
 
-    same_masking(job.manifest.settings)
+    same_masking(job.manifest.masks_pii)
     opened, prints = _ready(job.manifest)
     changed = differences(job.manifest.prints, prints)
     if any(name.startswith("input ") for name in changed):

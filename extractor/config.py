@@ -95,9 +95,9 @@ def settings_of(options: Mapping[str, Any]) -> Settings:
     return load_settings(**{name: options.get(name) for name in Settings.model_fields})
 
 
-def same_masking(kept: Mapping[str, Any]) -> None:
-    """Raises InputError where masking is asked for today, and was not by the settings that were kept."""
-    if load_settings().mask_pii and not kept.get("mask_pii"):
+def same_masking(masks: bool) -> None:
+    """Raises InputError where masking is asked for today, and a job that goes on does not mask."""
+    if load_settings().mask_pii and not masks:
         raise InputError(
             "the job was begun without --mask-pii, and today SHELFWISE_MASK_PII or shelfwise.toml asks for it: begin a new "
             "job, or go on with SHELFWISE_MASK_PII=false"
