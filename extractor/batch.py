@@ -25,6 +25,7 @@ from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import InputError
 from extractor.io import FORMATS, Columns, OfferReader, format_of
 from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job
+from extractor.manifest import MASKING
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
@@ -58,10 +59,10 @@ def files_of(sources: Sequence[str]) -> list[str]:
 class Input:
     """The rows of several files, one behind the other; an id counts over all of them."""
 
-    def __init__(self, files: Sequence[str], columns: Columns) -> None:
+    def __init__(self, files: Sequence[str], columns: Columns, mask_pii: bool = False) -> None:
         seen: set[int] = set()
-        several = len(files) > 1
-        self._readers = [OfferReader(f, columns, seen=seen, prefix=f"{name_of(f)}:" if several else "") for f in files]
+        prefixes = [f"{name_of(f)}:" if len(files) > 1 else "" for f in files]
+        self._readers = [OfferReader(f, columns, seen, p, mask_pii) for f, p in zip(files, prefixes, strict=True)]
         self._sizes = [reader.size for reader in self._readers]
         self._at = 0
 
@@ -99,6 +100,7 @@ def prints(
         "template": f"{template.reference} {template.sha256}",
         "model": model,
         "calibration": calibration.reference if calibration else "none",
+        **({MASKING: "on"} if settings.mask_pii else {}),
         "demonstrations": hashlib.sha256(shown.encode()).hexdigest()[:16] if demonstrations else "none",
     }
 
@@ -165,7 +167,7 @@ def work(
         before = job.counts()
         if before.finished:
             return before
-        rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns))
+        rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns), job.manifest.masks_pii)
         items = (Item(n, row) for n, row in enumerate(islice(rows, before.rows, None), before.rows))
         chunks = _ahead(Chunk(chunk, rows.fraction) for chunk in _chunks(items, job.manifest.part))
         known = prepared(chunks, [job, *reuse], key_maker(job))

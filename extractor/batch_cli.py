@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from extractor.batch_options import FILES, Cpus, Engines, Folder, Gpus, Patience, Port, Ray, Retries, Shown, extract_by
+from extractor.batch_options import Cpus, Engines, Folder, Gpus, Patience, Port, Ray, Retries, Shown, extract_by, kept
 from extractor.errors import InputError
 from extractor.job import READ, Counts, Job, create, open_job
 from extractor.manifest import Manifest, differences
@@ -27,6 +27,7 @@ from extractor.options import (
     Grounding,
     K,
     Known,
+    MaskPii,
     Model,
     Order,
     Price,
@@ -40,9 +41,7 @@ from extractor.writers import open_writer
 if TYPE_CHECKING:
     from extractor.schema import AttributeSchema
 
-app = typer.Typer(
-    no_args_is_help=True, help="Jobs that survive anything: every offer ends in a record or a dead letter."
-)
+app = typer.Typer(no_args_is_help=True, help="Jobs that survive anything: each offer ends in a record or dead letter.")
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 
@@ -50,7 +49,8 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True)
 def run(
     context: typer.Context,
     offers: Annotated[
-        list[str], typer.Argument(help="JSONL, CSV, Parquet: files, folders, globs, here or at s3://, gs://, hdfs://.")
+        list[str],
+        typer.Argument(help="JSONL, CSV, XLSX, Parquet: files, folders, globs, here or at s3://, gs://, hdfs://."),
     ],
     out: Annotated[str, typer.Option(help="The job's folder.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
@@ -65,6 +65,7 @@ def run(
     known: Known = None,
     template: Template = None,
     grounding: Grounding = None,
+    mask_pii: MaskPii = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
     calibration: Calibration = None,
     engine: Engine = None,
@@ -97,10 +98,6 @@ def run(
         raise InputError(f"{out}: a job keeps a ledger, which takes a disk of this machine; give a folder here")
     settings = settings_of(context.params)
     prices_of(settings.price)  # a mistake in them shows now
-    # All of them, for `resume` may run under other variables; and where things are, from whatever folder.
-    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
-    paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
-    given |= {n: str(p.resolve()) for n, p in paths.items() if p.exists() and (n != "template" or p.suffix)}
     columns = {"id": id_column, "title": title_column, "description": description_column, "category": category_column}
     manifest = Manifest(
         sources=files_of(offers),
@@ -108,7 +105,7 @@ def run(
         schema_path=str(schema.resolve()) if schema else None,
         attributes=attributes,
         demonstrations=str(demonstrations.resolve()) if demonstrations else None,
-        settings=given,
+        settings=kept(settings),
         part=settings.chunk,
     )
     extract = extract_by(ray, engines, cpus, gpus)
@@ -195,9 +192,7 @@ def status(
 @app.command()
 def export(
     job: Folder,
-    out: Annotated[
-        str, typer.Option(help="*.jsonl, *.csv or *.parquet, here or in a store; `-` is standard output.")
-    ] = "-",
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv, *.xlsx, *.parquet, here or in a store; or `-`.")] = "-",
     dead: Annotated[bool, typer.Option("--dead/--no-dead", help="With the dead letters, as failures.")] = True,
 ) -> None:
     """Write a job's records, and its dead letters, to one file."""
@@ -243,6 +238,9 @@ def _opened(folders: list[Path] | None) -> Iterator[list[Job]]:
 
 
 def _unchanged(job: Job, accept: bool) -> Callable[[], Any]:
+    from extractor.config import same_masking
+
+    same_masking(job.manifest.masks_pii)
     opened, prints = _ready(job.manifest)
     changed = differences(job.manifest.prints, prints)
     if any(name.startswith("input ") for name in changed):

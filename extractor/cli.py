@@ -41,6 +41,7 @@ from extractor.options import (
     Grounding,
     K,
     Known,
+    MaskPii,
     Model,
     Order,
     Template,
@@ -88,10 +89,10 @@ def main() -> None:
 @app.command()
 def extract(
     context: typer.Context,
-    offers: Annotated[str, typer.Argument(help="JSONL, CSV or Parquet; `-` reads JSONL from standard input.")],
+    offers: Annotated[str, typer.Argument(help="JSONL, CSV, XLSX or Parquet; `-` reads JSONL from standard input.")],
     schema: Annotated[Path | None, typer.Option(help="A schema, or a folder of schemas.")] = None,
     attributes: Annotated[str | None, typer.Option(help="Zero-shot: attribute names, with commas between.")] = None,
-    out: Annotated[str, typer.Option(help="*.jsonl, *.csv or *.parquet; `-` is standard output.")] = "-",
+    out: Annotated[str, typer.Option(help="*.jsonl, *.csv, *.xlsx or *.parquet; `-` is standard output.")] = "-",
     html: Annotated[Path | None, typer.Option(help="Also write the records as an HTML page.")] = None,
     demonstrations: Demonstrations = None,
     k: K = None,
@@ -100,6 +101,7 @@ def extract(
     known: Known = None,
     template: Template = None,
     grounding: Grounding = None,
+    mask_pii: MaskPii = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
     calibration: Calibration = None,
     engine: Engine = None,
@@ -119,7 +121,8 @@ def extract(
     if schema is None and attributes is None:
         errors.print(f"no --schema and no --attributes: the schemas of {PROMPTS / 'schemas'} are used")
     schemas = schemas_of(schema, attributes)
-    reader = OfferReader(offers, Columns(id_column, title_column, description_column, category_column))
+    columns = Columns(id_column, title_column, description_column, category_column)
+    reader = OfferReader(offers, columns, mask_pii=settings.mask_pii)
     labelled = read_labelled(demonstrations) if demonstrations else []
     check_demonstrations(labelled, schemas)
     names = list(dict.fromkeys(a.name for s in schemas for a in s.attributes))

@@ -20,6 +20,7 @@ from extractor.engines.models import model_reference, resolve_model
 from extractor.errors import AdapterError, InputError
 from extractor.extract import Asking, Extractor
 from extractor.io import read_labelled
+from extractor.pii import masked
 from extractor.prompts import PROMPTS, load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key, load_schemas
@@ -45,6 +46,7 @@ class Settings(BaseSettings):
     order: Order = "last"
     known: bool = True
     truncate: bool = False
+    mask_pii: bool = False
     calibration: str | None = None
     chunk: int = Field(default=512, ge=1)
     price: str | None = None
@@ -91,6 +93,15 @@ def load_settings(**given: Any) -> Settings:
 def settings_of(options: Mapping[str, Any]) -> Settings:
     """The settings among a command's options."""
     return load_settings(**{name: options.get(name) for name in Settings.model_fields})
+
+
+def same_masking(masks: bool) -> None:
+    """Raises InputError where masking is asked for today, and a job that goes on does not mask."""
+    if load_settings().mask_pii and not masks:
+        raise InputError(
+            "the job was begun without --mask-pii, and today SHELFWISE_MASK_PII or shelfwise.toml asks for it: begin a new "
+            "job, or go on with SHELFWISE_MASK_PII=false"
+        )
 
 
 def schemas_of(schema: Path | None, attributes: str | None) -> list[AttributeSchema]:
@@ -168,6 +179,7 @@ def _extractor(
         calibration=asking.calibration,
         adapter=asking.adapter,
         routes=routes,
+        mask_pii=settings.mask_pii,
     )
 
 
@@ -202,6 +214,8 @@ def _asking(
     if adapter and adapter.card:
         template, k, known = adapter.card.template, adapter.card.k, adapter.card.known
         demonstrations = read_labelled(adapter.folder / LABELS)
+    if settings.mask_pii:  # in demonstrations there is none, for their values would stand in their texts no more
+        demonstrations = [offer for offer in demonstrations if masked(offer) is offer]
     loaded = load_template(template)
     if adapter and adapter.card and loaded.sha256 != adapter.card.template_sha256:
         raise AdapterError(f"{adapter.folder}: its template {template} has changed since it was trained")

@@ -16,6 +16,7 @@ from extractor.demonstrations import DemonstrationPool
 from extractor.engines.base import Engine, Generation, GenerationRequest
 from extractor.errors import InputError
 from extractor.normalize import resolve
+from extractor.pii import masked
 from extractor.prompts import Message, Template, load_template, neutralize
 from extractor.records import Extraction, Failure, FailureDetail, FailureReason, ProductOffer, Provenance, Usage
 from extractor.schema import AttributeSchema, category_key
@@ -64,7 +65,7 @@ class Extractor:
     attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
     a word, description first, and says so in its record; otherwise it is a Failure. `calibration` is applied to every
     confidence; that of another model than the engine's is refused (InputError). `adapter` serves all offers, or those of the
-    categories that `routes` does not name.
+    categories that `routes` does not name. `mask_pii`: prompts and records have the offers' texts masked (`extractor.pii`).
     """
 
     def __init__(
@@ -80,6 +81,7 @@ class Extractor:
         calibration: Calibration | None = None,
         adapter: str | None = None,
         routes: Mapping[str, Asking] | None = None,
+        mask_pii: bool = False,
     ) -> None:
         self.engine = engine
         self.schemas = [schemas] if isinstance(schemas, AttributeSchema) else list(schemas)
@@ -95,6 +97,7 @@ class Extractor:
         self._routes = {category_key(category): asking for category, asking in (routes or {}).items()}
         self.grounding: Grounding = grounding
         self.truncate = truncate
+        self.mask_pii = mask_pii
         for asking in (self.asking, *self._routes.values()):
             if asking.calibration:
                 asking.calibration.check(engine.model, asking.adapter)
@@ -102,6 +105,7 @@ class Extractor:
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
         """One record or failure for each offer, in order. Raises EngineError only where no offer can be answered."""
+        offers = self._shown(offers)
         results: list[Extraction | Failure | None] = [None] * len(offers)
         tasks: list[_Task] = []
         made: dict[str, Provenance] = {}
@@ -150,6 +154,9 @@ class Extractor:
         request = GenerationRequest(self.prompt(offer, schema), constraint, answer_bound(schema), asking.adapter)
         return _Task(place, offer, schema, asking, request, shown, provenance, truncated)
 
+    def _shown(self, offers: Sequence[ProductOffer]) -> Sequence[ProductOffer]:
+        return [masked(offer) for offer in offers] if self.mask_pii else offers
+
     def _asking(self, schema: AttributeSchema) -> Asking:
         key = category_key(schema.category)
         # An offer's own schema may have the category's name, and an adapter was trained for the category's schema alone.
@@ -157,6 +164,7 @@ class Extractor:
 
     def prompt(self, offer: ProductOffer, schema: AttributeSchema) -> list[Message]:
         """What the model is asked about an offer; training asks the same."""
+        (offer,) = self._shown([offer])
         asking = self._asking(schema)
         chosen = asking.demonstrations.choose(offer, schema)
         return asking.template.render(schema, offer, chosen, asking.vocabulary.known)

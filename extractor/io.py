@@ -1,4 +1,4 @@
-"""Offers in: JSONL, CSV, Parquet, standard input, streamed from here or an object store; and labelled offers."""
+"""Offers in: JSONL, CSV, Parquet, XLSX, standard input, streamed from here or an object store; and labelled offers."""
 
 import csv
 import io
@@ -12,10 +12,18 @@ from typing import Any
 from pydantic import ValidationError
 
 from extractor.errors import InputError, explain
+from extractor.pii import masked
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
 from extractor.stores import name_of, opened, reaching, size_of
 
-FORMATS = {".jsonl": "jsonl", ".ndjson": "jsonl", ".json": "jsonl", ".csv": "csv", ".parquet": "parquet"}
+FORMATS = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "jsonl",
+    ".csv": "csv",
+    ".parquet": "parquet",
+    ".xlsx": "xlsx",
+}
 csv.field_size_limit(2**31 - 1)
 
 
@@ -35,21 +43,27 @@ class Columns:
 
 
 class OfferReader:
-    """Iterates over the offers of a file or an address (`extractor.stores`); a row that is no offer is a Failure with its
-    line, and the next row goes on. `size` is in bytes.
+    """Iterates over the offers of a file or an address (`extractor.stores`), of a workbook over those of its first sheet; a row
+    that is no offer is a Failure with its line, and the next row goes on. `size` is in bytes.
 
     Raises InputError for what concerns the whole file: missing, out of reach, empty, of another format or encoding, without a
     title column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files
-    that are read together share `seen`; `prefix` then tells their rows without an id apart.
+    that are read together share `seen`; `prefix` then tells their rows without an id apart. `mask_pii`: nobody gets to see what
+    `extractor.pii` masks.
     """
 
     def __init__(
-        self, source: str | Path, columns: Columns | None = None, seen: set[int] | None = None, prefix: str = ""
+        self,
+        source: str | Path,
+        columns: Columns | None = None,
+        seen: set[int] | None = None,
+        prefix: str = "",
+        mask_pii: bool = False,
     ) -> None:
         self.source, self.columns = source, columns or Columns()
         self.rows = 0
         self._seen: set[int] = set() if seen is None else seen
-        self._prefix = prefix
+        self._prefix, self._mask_pii = prefix, mask_pii
         self._piped = str(source) == "-"
         self._kind = "jsonl" if self._piped else format_of(source)
         self._done: int | None = None
@@ -65,9 +79,10 @@ class OfferReader:
         return None if self._done is None or not self._whole else min(1.0, self._done / self._whole)
 
     def __iter__(self) -> Iterator[ProductOffer | Failure]:
-        read = {"csv": self._csv, "parquet": self._parquet}.get(self._kind or "", self._jsonl)
+        readers = {"csv": self._csv, "parquet": self._parquet, "xlsx": self._xlsx}
+        read = readers.get(self._kind or "", self._jsonl)
         with reaching(self.source):
-            yield from read()
+            yield from map(masked, read()) if self._mask_pii else read()
         if self.rows == 0:
             raise InputError(f"{self.source}: there are no offers in it")
 
@@ -141,6 +156,17 @@ class OfferReader:
                         yield self._offer(self.rows, row)
         except pa.ArrowInvalid as error:
             raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+
+    def _xlsx(self) -> Iterator[ProductOffer | Failure]:
+        from extractor.spreadsheets import opened_sheet
+
+        with opened(self.source) as stream, opened_sheet(self.source, stream) as (self._whole, rows):
+            names = [name or "" for name in next(rows)]
+            self._require_title(names)
+            for self._done, cells in enumerate(rows, 2):
+                if any(cells):
+                    self.rows += 1
+                    yield self._offer(self._done, dict(zip(names, cells, strict=False)))
 
     def _require_title(self, names: list[str]) -> None:
         if self.columns.title not in names:

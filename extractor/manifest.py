@@ -5,6 +5,8 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+MASKING = "mask_pii"  # among the prints of a job that masks
+
 
 def now() -> str:
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -26,6 +28,10 @@ class Manifest(BaseModel):
     prints: dict[str, str] = {}
     created: str = Field(default_factory=now)
     changes: list[dict[str, str]] = []
+
+    @property
+    def masks_pii(self) -> bool:
+        return MASKING in self.prints
 
 
 def differences(old: dict[str, str], new: dict[str, str]) -> list[str]:

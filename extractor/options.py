@@ -31,6 +31,12 @@ Known = Annotated[
     bool | None,
     typer.Option("--known/--no-known", help="Show the demonstrations' values that stand in an offer. (default: yes)"),
 ]
+MaskPii = Annotated[
+    bool | None,
+    typer.Option(
+        "--mask-pii/--no-mask-pii", help="Mask e-mail addresses, phone and card numbers in offers. (default: no)"
+    ),
+]
 Grounding = Annotated[str | None, typer.Option(help="strict: only spans of the offer; off: any text.")]
 Price = Annotated[
     str | None,

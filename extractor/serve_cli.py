@@ -23,6 +23,7 @@ from extractor.options import (
     Grounding,
     K,
     Known,
+    MaskPii,
     Model,
     Order,
     StoreAddress,
@@ -58,6 +59,7 @@ def serve(
     known: Known = None,
     template: Template = None,
     grounding: Grounding = None,
+    mask_pii: MaskPii = None,
     truncate: Annotated[bool | None, typer.Option("--truncate", help="Cut offers that overflow the context.")] = None,
     calibration: Calibration = None,
     engine: Engine = None,
@@ -95,4 +97,4 @@ def serve(
         prompting = partial(prompter, settings, schemas, labelled)
         folder = default_file(data_dir).parent
         kept = Store(database, accepting)
-        run(Service(opened, schemas, prompting, kept, folder, keys, limits, registry), host, port)
+        run(Service(opened, schemas, prompting, kept, folder, keys, limits, registry, settings.mask_pii), host, port)

@@ -1,13 +1,19 @@
-"""Records out: JSONL, flat CSV or Parquet, streamed to a file or an object store."""
+"""Records out: JSONL, flat CSV, XLSX or Parquet, streamed to a file or an object store.
+
+What sellers and models write may begin like a formula, which a spreadsheet would carry out ("CSV injection", as OWASP describes
+it). In CSV such a cell, a header too, gets an apostrophe before the sign, and spreadsheets show it as text; a plain number as -5
+stays as it is. In XLSX every cell is typed as text and keeps its characters. JSONL and Parquet, which programs read, are exact.
+"""
 
 import csv
 import io
+import re
 import sys
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
-from typing import IO, Protocol, Self
+from typing import IO, Any, Protocol, Self
 
 from extractor.errors import InputError
 from extractor.io import FORMATS, format_of
@@ -37,6 +43,8 @@ def open_writer(target: str | Path, attributes: list[str]) -> RecordWriter:
         file = created(target)
     if kind == "parquet":
         return _ParquetWriter(file, attributes)
+    if kind == "xlsx":
+        return _XlsxWriter(file, attributes)
     stream = io.TextIOWrapper(file, encoding="utf-8", newline="")
     return _CsvWriter(stream, attributes) if kind == "csv" else _JsonlWriter(stream)
 
@@ -74,15 +82,32 @@ def flat_row(record: Extraction | Failure, attributes: list[str]) -> dict[str, s
     return row
 
 
+_SIGN = "[=+\\-@＝＋－＠﹦﹢﹣﹫]"
+_UNSEEN = "\\s\x00-\x20\\u00ad\\u200b-\\u200f\\u2060\\ufeff"
+# Before the sign a spreadsheet may drop blanks and quotes; one that splits at semicolons or tabs takes what follows for a cell.
+_BEGIN = re.compile(f"((?:^|[;\\t\\r\\n])[{_UNSEEN}\"'`,;]*+)({_SIGN})?")
+_NUMBER = re.compile(r"[+-]?(\d+([.,]\d+)*|[.,]\d+)(e[+-]?\d+)?%?", re.ASCII | re.IGNORECASE)
+
+
+def defused(text: str) -> str:
+    """Text that no spreadsheet takes for a formula."""
+    if _NUMBER.fullmatch(text):
+        return text
+    text = _BEGIN.sub(lambda found: f"{found[1]}'{found[2]}" if found[2] else found[1], text)
+    return f"'{text}" if text[:1] in ("\t", "\r", "\n") else text
+
+
 class _CsvWriter(_JsonlWriter):
     def __init__(self, stream: IO[str], attributes: list[str]) -> None:
         super().__init__(stream)
         self._attributes = attributes
-        self._csv = csv.DictWriter(stream, [*_FIXED, *attributes, *_FAILED])
-        self._csv.writeheader()
+        self._columns = [*_FIXED, *attributes, *_FAILED]
+        self._csv = csv.writer(stream)
+        self._csv.writerow(map(defused, self._columns))
 
     def write(self, records: Iterable[Extraction | Failure]) -> None:
-        self._csv.writerows(flat_row(record, self._attributes) for record in records)
+        rows = (flat_row(record, self._attributes) for record in records)
+        self._csv.writerows([defused(row.get(name) or "") for name in self._columns] for row in rows)
         self._stream.flush()
 
 
@@ -107,3 +132,49 @@ class _ParquetWriter:
 
         rows = [flat_row(record, self._attributes) for record in records]
         self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+
+
+_ROWS, _LENGTH = 1 << 20, 32_767  # that a sheet has, and of a cell's text
+_ESCAPE = re.compile("_(?=x[0-9A-Fa-f]{4}_)")  # else a spreadsheet would take it for an escaped character
+_NO_XML = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ud800-\udfff\ufffe\uffff]")
+
+
+class _XlsxWriter:
+    """A cell takes 32,767 characters: a longer text is cut, and ends in …; characters that no XML can hold become �."""
+
+    def __init__(self, file: io.BufferedWriter, attributes: list[str]) -> None:
+        from openpyxl import Workbook
+
+        self._attributes, self._columns = attributes, [*_FIXED, *attributes, *_FAILED]
+        self._file, self._book = file, Workbook(write_only=True)
+        self._sheet = self._book.create_sheet("records")
+        self._rows = 1
+        self._sheet.append(list(map(self._cell, self._columns)))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._file:
+            self._book.save(self._file)
+
+    def write(self, records: Iterable[Extraction | Failure]) -> None:
+        """Raises InputError where the sheet is full."""
+        for record in records:
+            if self._rows == _ROWS:
+                raise InputError(f"a sheet has at most {_ROWS:,} rows, and those are written; write .csv or .parquet")
+            row = flat_row(record, self._attributes)
+            self._sheet.append([self._cell(row.get(name)) for name in self._columns])
+            self._rows += 1
+
+    def _cell(self, text: str | None) -> Any:
+        from openpyxl.cell import WriteOnlyCell
+
+        if not text:
+            return None
+        text = _ESCAPE.sub("_x005F_", _NO_XML.sub("\ufffd", text))
+        cell = WriteOnlyCell(self._sheet, text if len(text) <= _LENGTH else text[: _LENGTH - 1] + "…")
+        cell.data_type = "s"  # else what begins with = would be a formula
+        if defused(text) != text:
+            cell.quotePrefix = True  # it stays text when a person edits it
+        return cell

@@ -50,24 +50,24 @@ class Running:
 
 
 @contextmanager
-def serving(engine, keys=None, ready=True, store=None, registry=None, **limits):
+def serving(engine, keys=None, ready=True, store=None, registry=None, mask_pii=False, **limits):
     """A server around what makes engines, or around one."""
     with ExitStack() as stack:
         folder = Path(stack.enter_context(TemporaryDirectory()))
         if store is None:
             database = keys.database if keys else stack.enter_context(closing(Database(folder / "store.sqlite")))
             store = Store(database)
-        yield from _serving(engine, keys, ready, store, folder, registry, limits)
+        yield from _serving(engine, keys, ready, store, folder, registry, mask_pii, limits)
 
 
-def _serving(engine, keys, ready, store, folder, registry, limits):
+def _serving(engine, keys, ready, store, folder, registry, mask_pii, limits):
 
     @contextmanager
     def opened():
-        yield Extractor(engine() if callable(engine) else engine, SCHEMAS)
+        yield Extractor(engine() if callable(engine) else engine, SCHEMAS, mask_pii=mask_pii)
 
-    prompting = partial(prompter, load_settings(engine="scripted"), SCHEMAS, [])
-    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), registry)
+    prompting = partial(prompter, load_settings(engine="scripted", mask_pii=mask_pii), SCHEMAS, [])
+    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), registry, mask_pii)
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(service)
     thread = Thread(target=server.run, args=([listener],))

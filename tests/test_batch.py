@@ -12,6 +12,7 @@ import pytest
 import typer
 from conftest import run_cli
 from jobs import SCHEMA, made, offers, once, opener, poisonous
+from openpyxl import Workbook, load_workbook
 from rich.console import Console
 
 from extractor import Extractor
@@ -195,6 +196,22 @@ def test_retries_of_a_job_have_a_budget(tmp_path):
         assert job.counts().rows == 8  # the first part took seven
         work(job, opener(poisonous), retries=100)
         assert len(once(job, 40)[1]) == 40
+
+
+def test_a_job_goes_from_workbook_to_workbook(tmp_path):
+    book = Workbook()
+    for row in (["id", "name"], *([n, f"=Brand{n} Loafer" if n == 7 else f"Brand{n} Loafer"] for n in range(40))):
+        book.active.append(row)
+    book.active["B9"].data_type = "s"
+    book.save(tmp_path / "offers.xlsx")
+    job, out = str(tmp_path / "job"), tmp_path / "out.xlsx"
+    common = ("--title-column", "name", "--attributes", "Brand", "--engine", "scripted", "--chunk", "16")
+    done = run_cli("batch", "run", str(tmp_path / "offers.xlsx"), "--out", job, *common)
+    assert done.returncode == 0 and "40 rows: 40 records" in done.stderr, done.stderr
+    assert run_cli("batch", "export", job, "--out", str(out)).returncode == 0
+    rows = list(load_workbook(out).active.values)
+    assert rows[0][:4] == ("offer_id", "category", "title", "Brand")
+    assert [row[3] for row in rows[1:]] == [f"=Brand{n}" if n == 7 else f"Brand{n}" for n in range(40)]
 
 
 # --- what is known already --------------------------------------------------------------------------------------------

@@ -3,7 +3,19 @@ import sys
 
 import extractor
 
-HEAVY = {"torch", "vllm", "transformers", "ray", "fastapi", "uvicorn", "outlines", "pyarrow", "sqlalchemy"}
+HEAVY = {
+    "torch",
+    "vllm",
+    "transformers",
+    "ray",
+    "fastapi",
+    "uvicorn",
+    "outlines",
+    "openpyxl",
+    "phonenumbers",
+    "pyarrow",
+    "sqlalchemy",
+}
 
 
 def test_the_library_imports_without_anything_heavy():

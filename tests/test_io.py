@@ -1,15 +1,20 @@
 import csv
 import io
 import json
+import re
+import time
+import zipfile
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import HOSTILE, HOSTILE_SCHEMA
+from openpyxl import load_workbook
 
 from extractor import AttributeSchema, Extractor, Failure, ProductOffer, create_engine
 from extractor.errors import InputError
-from extractor.io import Columns, OfferReader, read_labelled
-from extractor.writers import open_writer
+from extractor.io import Columns, OfferReader, _failure, read_labelled
+from extractor.writers import defused, open_writer
 
 GOOD = '{"id": "1", "title": "Velmora Loafer", "category": "Shoes"}\n'
 
@@ -46,7 +51,7 @@ def test_a_bad_line_is_a_failure_and_the_next_one_goes_on(write, line, identity,
     ("name", "content", "message"),
     [
         ("missing.jsonl", None, "no such file"),
-        ("o.xlsx", b"x", "unknown format"),
+        ("o.docx", b"x", "unknown format"),
         ("o.jsonl", b"", "is empty"),
         ("o.jsonl", b"\n\n", "no offers"),
         ("o.csv", b"id,title\n", "no offers"),
@@ -89,7 +94,12 @@ def records():
     return [*extractor.extract(offers), OfferReader("-")._bad_row(3, "no 'title'")]
 
 
-@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet"])
+def cells(path):
+    """Header and rows of a workbook, as openpyxl's cells."""
+    return [list(row) for row in load_workbook(path).active.iter_rows()]
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "parquet", "xlsx"])
 def test_records_out(tmp_path, ending):
     path = tmp_path / "deep" / f"r.{ending}"
     with open_writer(path, ["Brand", "Color"]) as writer:
@@ -103,11 +113,100 @@ def test_records_out(tmp_path, ending):
         return
     if ending == "csv":
         rows = list(csv.DictReader(io.StringIO(path.read_text(), newline="")))
+    elif ending == "xlsx":
+        header, *found = cells(path)
+        rows = [{h.value: c.value or "" for h, c in zip(header, row, strict=True)} for row in found]
     else:
         rows = [{k: v or "" for k, v in row.items()} for row in pq.read_table(path).to_pylist()]
     assert [r["Brand"] for r in rows] == ["Velmora,", "שלום", ""]
     assert rows[2]["failure_reason"] == "invalid_offer"
     assert list(rows[0]) == ["offer_id", "category", "title", "Brand", "Color", "failure_reason", "failure_message"]
+
+
+FORMULAS = [
+    *["=1+1", "+1+1", "-1+1", "@SUM(1)", "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", '=HYPERLINK("http://a.b","c")'],
+    *["＝1+1", "＋1", "－x", "＠SUM(1)", "\t=1", "\r=1", "\n=1", "\tx", "\rx"],
+    *[" =1", "\u00a0=1", "\u200b=1", "\ufeff=1", "\x00=1"],
+    *['"=1', "'=1", '""=1', "`=1", ",=1", ' ", =1', ";=1", "x;=1", "x;  '=1", "x\t@a", "x\n=1", "x\r\n+a", "-5 cm"],
+    *["+49 30", "-", "--"],
+]  # fmt: skip
+PLAIN = [
+    *["-5", "+3.5", "-1,234.50", "-0.5%", "-.5", "+1e-5", "5W-30", "a=b", "x@y.z", "T-Shirt", "Red, -x", "a, =b", "", "'s", " x"],
+    *["5; 6", "10 - 20", "Tarn & Holt", '27"', "中文", "−5"],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", FORMULAS)
+def test_formulas_in_csv_become_text(text):
+    safe = defused(text)
+    assert safe.replace("'", "") == text.replace("'", "") and len(safe) > len(text)
+    for cell in re.split("[;\t\r\n]", safe):  # in whatever way a spreadsheet splits and trims it
+        assert not re.match("[=+@＝＋－＠-]", cell.strip(" \"'`,\u00a0\u200b\ufeff\x00")) or "'" in cell
+    assert not re.match("[\t\r\n=+@＝＋－＠-]", safe)
+
+
+@pytest.mark.parametrize("text", PLAIN)
+def test_plain_text_in_csv_stays_as_it_is(text):
+    assert defused(text) == text
+
+
+def test_defusing_takes_time_by_length_alone():
+    for run in (";", " ", "\t", '"', "'", "; ", "=;"):
+        started = time.perf_counter()
+        defused(run * 200_000)
+        assert time.perf_counter() - started < 2
+
+
+def formulas():
+    """Records whose every cell is a formula, and the attribute's name."""
+    name, text = "@Brand", "=1+1"
+    extractor = Extractor(create_engine("scripted"), AttributeSchema.from_names([name]))
+    found = extractor.extract([ProductOffer(id=text, title=text, category=text)])
+    assert found[0].attributes[name][0].value == text
+    return name, [*found, _failure("invalid_offer", text, text, ProductOffer(id=text, title=text, category=text))]
+
+
+def test_no_export_holds_a_formula(tmp_path):
+    name, found = formulas()
+    for ending in ("csv", "xlsx", "parquet", "jsonl"):
+        with open_writer(tmp_path / f"r.{ending}", [name]) as writer:
+            writer.write(found)
+    assert (tmp_path / "r.csv").read_bytes() == (
+        b"offer_id,category,title,'@Brand,failure_reason,failure_message\r\n"
+        b"'=1+1,'=1+1,'=1+1,'=1+1,,\r\n'=1+1,'=1+1,'=1+1,,invalid_offer,'=1+1\r\n"
+    )
+    assert b"<f>" not in (content := zipfile.ZipFile(tmp_path / "r.xlsx").read("xl/worksheets/sheet1.xml"))
+    assert content.count(b't="inlineStr"') == 6 + 4 + 5
+    for row in cells(tmp_path / "r.xlsx"):
+        for cell in row:
+            # openpyxl takes inline text that begins with = for text; the prefix keeps it text when it is edited.
+            assert cell.value is None or (cell.data_type == "s" and cell.quotePrefix == (cell.value[0] in "=@"))
+    assert pq.read_table(tmp_path / "r.parquet").to_pylist()[0][name] == "=1+1"
+    assert json.loads((tmp_path / "r.jsonl").read_text().splitlines()[0])["title"] == "=1+1"
+
+
+def test_a_workbook_holds_whatever_sellers_write(tmp_path):
+    path, long = tmp_path / "r.xlsx", ProductOffer(id="long", title="x" * 40_000, category="Hostile")
+    escaped = ProductOffer(id="escaped", title="a_x0041_b _x_", category="Hostile")
+    offers = [*HOSTILE, long, escaped, ProductOffer(id="\uffff", title="#N/A", category="Hostile")]
+    with open_writer(path, ["Brand", "Color", "Size"]) as writer:
+        writer.write(Extractor(create_engine("scripted"), HOSTILE_SCHEMA).extract(offers))
+    found = list(OfferReader(path, Columns(id="offer_id")))
+    assert [row.title for row in found if row.model_dump().get("id") == "long"] == ["x" * 32_766 + "…"]
+    told = {row.id: row.title for row in found if isinstance(row, ProductOffer)}
+    for offer in (*HOSTILE, escaped):
+        assert told[offer.id].split() == re.sub("[\x00-\x08\x0e-\x1f]", "\ufffd", offer.title).split()
+    assert [row.offer_id for row in found if isinstance(row, Failure)] == [
+        "\ufffd"
+    ]  # what says that it is an error is none
+
+
+def test_a_sheet_that_is_full_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr("extractor.writers._ROWS", 3)
+    with pytest.raises(InputError, match=r"at most 3 rows.*write \.csv or \.parquet"):  # noqa: SIM117
+        with open_writer(tmp_path / "r.xlsx", []) as writer:
+            writer.write(records())
+    assert len(cells(tmp_path / "r.xlsx")) == 3
 
 
 def test_an_unknown_or_unwritable_target_is_refused(tmp_path):

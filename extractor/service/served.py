@@ -43,7 +43,7 @@ class Limits:
 class Service:
     """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
     service asks. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
-    access control."""
+    access control. `mask_pii`: offers are masked before anything is done with them."""
 
     def __init__(
         self,
@@ -55,7 +55,9 @@ class Service:
         keys: Keys | None,
         limits: Limits,
         registry: Registry | None = None,
+        mask_pii: bool = False,
     ) -> None:
+        self.mask_pii = mask_pii
         self.schemas, self.limits, self.registry = schemas, limits, registry
         self.store, self.journal, self.folder = store, Journal(store.database), folder
         self.access = Access(keys, limits.rate)

@@ -7,6 +7,7 @@ from fastapi import Header, Request, Response
 from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from extractor.pii import masked
 from extractor.records import Extraction, Failure
 from extractor.service.api.common import BODY, Served, asked_schema, problems, router
 from extractor.service.batching import Record, Ticket
@@ -48,6 +49,8 @@ async def extract(body: ExtractRequest, request: Request, service: Served, x_tim
     """Extract the attributes of offers."""
     schema = asked_schema(service, body.schema_)
     read = [offer.read(schema) for offer in body.offers]
+    if service.mask_pii:  # in a thread, for others wait for this one
+        read = await run_in_threadpool(lambda rows: [masked(row) for row in rows], read)
     request.state.facts["offers"] = len(read)
     ticket = service.batcher.submit([offer for offer in read if not isinstance(offer, Failure)])
     seconds = service.limits.timeout if x_timeout is None else x_timeout

@@ -1,0 +1,126 @@
+"""E-mail addresses, phone numbers and payment cards in the text of offers, masked so that every other character keeps its place.
+
+    mask("Velmora boots EU 42, call +49 30 1234567")  ->  "Velmora boots EU 42, call ••• •• •••••••"
+
+Offers are full of digits, and what they say must survive: GTINs, sizes, model numbers, prices, dates. So digits are a phone
+number where they follow a country code (+, 00) and libphonenumber finds that possible, where a word says so (`Tel.`, `WhatsApp`,
+`电话`), or where they are written as only phone numbers are and are valid in that country: (212) 555-0123. They are a card where
+issuer, length and check digit agree. A bare row of digits is neither, and ids of offers are left alone.
+"""
+
+import re
+from collections.abc import Iterator
+from typing import TypeVar, cast
+
+from extractor.records import Failure, ProductOffer
+
+MASK = "•"
+Row = TypeVar("Row", bound=ProductOffer | Failure)
+
+_GAP = r"[ \u00a0().\u2010-\u2015/-]{0,2}"
+_UNIT = (
+    r"(?:[x×*]|[mcdµ]?[mlgv]|k[gwm]|m?ah|[kmgt]b|in|inch|oz|lbs?|pcs|pack|stk?|w|°|%|€|\$|usd|eur|元|个|件)(?![^\W\d_])"
+)
+_END = rf"(?!\d)(?![.,]\d)(?!\s?{_UNIT})"  # the size behind a number is none of its groups
+_NUMBER = re.compile(rf"\+?\(?\d(?:{_GAP}\d){{6,14}}{_END}", re.IGNORECASE)
+_BARE = re.compile(rf"\(?0\d(?:{_GAP}\d){{7,12}}|\d{{10,12}}")
+_NO = r"(?:\s?(?:no|nr|num|number|nummer|n°))?"
+_WORDS = (
+    r"tel|telephone|telefon|téléphone|tél|teléfono|telefono|тел|телефон|call(?: us| me| now)?|anrufen|appelez|whats\s?app|viber|"
+    r"hotline|sms|(?:text|call) (?:us|me) (?:at|on)"
+)
+_SAID = re.compile(
+    rf"(?:(?<![^\W\d_])(?:{_WORDS}){_NO}|电话|手机号?|微信号?|致电|联系方式)[\s.:#-]{{0,4}}\Z", re.IGNORECASE
+)
+# Goods have these names too, and their models numbers: "phone 6 7 8 128 256".
+_NAMED = re.compile(
+    rf"(?<![^\W\d_])(?:phone|mobile|mobil|mob|cell|handy|fax|contact|kontakt){_NO}(\s?[.:#]\s{{0,2}}|\s{{1,2}})\Z",
+    re.IGNORECASE,
+)
+_ABROAD = re.compile(rf"(?:\+\(?|(?<![\d.,+-])00{_GAP})[1-9](?:{_GAP}\d){{7,14}}{_END}", re.IGNORECASE)
+_WRITTEN = {
+    "US": r"(?<![\w.-])(?:1[ .-])?(?:\([2-9]\d\d\) ?[2-9]\d\d[ .-]\d{4}|[2-9]\d\d([.-])[2-9]\d\d\1\d{4})(?![\w-])",
+    "DE": r"(?<![\w.(/-])(?:\(0[1-9]\d{1,4}\) ?|0[1-9]\d{1,4} ?/ ?)\d{3,8}(?:[ -]\d{2,5}){0,3}(?![\w/])",
+    "GB": r"(?<![\w.-])(?:07\d{3} (?:\d{6}|\d{3} \d{3})|\(0[12]\d{1,4}\) ?\d{3,4} ?\d{3,4}|020 [378]\d{3} \d{4})(?![\w-])",
+    "FR": r"(?<![\w.-])0[1-9]([ .])\d\d(?:\1\d\d){3}(?![\w.-])",
+}
+_COUNTRIES = [(region, re.compile(written)) for region, written in _WRITTEN.items()]
+_ENOUGH = re.compile(rf"\d(?:{_GAP}\d){{6}}")  # digits of a number
+_AT, _DOT = r"(?:@|\s?[\[({]\s?at\s?[\])}]\s?)", r"(?:\.|\s?[\[({]\s?dot\s?[\])}]\s?)"
+_EMAIL = re.compile(rf"[\w.+%'-]{{1,64}}{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}[^\W\d_]{{2,24}}(?!\w)", re.IGNORECASE)
+_ISSUERS = r"4\d{3}|5[1-8]\d\d|50(?:18|20|38)|2[2-7]\d\d|6(?:011|4[4-9]\d|5\d\d|2\d\d|304|7[56]\d)|35(?:2[89]|[3-8]\d)"
+_CARD = re.compile(
+    rf"(?<!\d)(?:(?:{_ISSUERS})(?P<a>[ \u00a0.-]?)\d{{4}}(?P=a)\d{{4}}(?P=a)\d{{4}}|62\d{{15,17}}"
+    r"|3[47]\d\d(?P<b>[ \u00a0.-]?)\d{6}(?P=b)\d{5}|3(?:0[0-5]|[689]\d)\d(?P<c>[ \u00a0.-])\d{6}(?P=c)\d{4})(?!\d)"
+)
+_LAST = re.compile(rf"{_GAP}\d+$")
+_DIGIT, _SHOWN = re.compile(r"\d"), re.compile(r"\S")
+_WIDE = str.maketrans("＋＠（）－／．：", "+@()-/.:")
+
+
+def mask(text: str) -> str:
+    """As many code points, with • for each that belongs to such data; blanks stay."""
+    plain = text
+    if not text.isascii():  # digits of every script, and signs of full width
+        plain = _DIGIT.sub(lambda digit: str(int(digit[0])), text).translate(_WIDE)
+    shown = list(text)
+    for begin, end in _found(plain):
+        shown[begin:end] = _SHOWN.sub(MASK, text[begin:end])
+    return "".join(shown)
+
+
+def masked(row: Row) -> Row:
+    """An offer, or the failure of one, with its texts and its category masked."""
+    texts = {field: text for field in ("title", "description", "category") if (text := getattr(row, field))}
+    changed = {field: shown for field, text in texts.items() if (shown := mask(text)) != text}
+    return cast(Row, row.model_copy(update=changed)) if changed else row
+
+
+def _found(text: str) -> Iterator[tuple[int, int]]:
+    for match in _EMAIL.finditer(text) if "@" in text or "at" in text.lower() else ():
+        yield match.span()
+    if not _ENOUGH.search(text):
+        return
+    for match in _CARD.finditer(text):
+        if _luhn(match[0]):
+            yield match.span()
+    for match in _ABROAD.finditer(text):
+        if number := _abroad(match[0]):
+            yield match.start(), match.start() + len(number)
+    for match in _NUMBER.finditer(text):
+        before = text[max(0, match.start() - 32) : match.start()]
+        named = _NAMED.search(before)
+        if _SAID.search(before) or (named and (named[1].strip() or _BARE.fullmatch(match[0]))):
+            yield match.span()
+    for region, written in _COUNTRIES:
+        for match in written.finditer(text):
+            pairs = re.findall(r"\d\d", match[0])
+            # A row of sizes rises: 02 04 06 08 10.
+            if _is_phone(match[0], region) and not (region == "FR" and pairs == sorted(pairs)):
+                yield match.span()
+
+
+def _abroad(number: str) -> str:
+    """As much of it as is a number, for its last groups may be something else; nothing where it is none."""
+    if number.isdigit():  # a row of digits that begins with 00
+        return ""
+    for _ in range(4):
+        if _ENOUGH.search(number) and _is_phone(f"+{number.lstrip('+0')}", None, possible=number[0] == "+"):
+            return number
+        number = _LAST.sub("", number)
+    return ""
+
+
+def _is_phone(number: str, region: str | None, possible: bool = False) -> bool:
+    from phonenumbers import NumberParseException, is_possible_number, is_valid_number, parse
+
+    try:
+        parsed = parse(number, region)
+    except NumberParseException:
+        return False
+    return is_possible_number(parsed) if possible else is_valid_number(parsed)
+
+
+def _luhn(card: str) -> bool:
+    digits = [int(digit) for digit in reversed(card) if digit.isdigit()]
+    return sum(digits[::2]) % 10 == -sum(sum(divmod(2 * digit, 10)) for digit in digits[1::2]) % 10
