@@ -115,6 +115,7 @@ function facts(job) {
     counts.dead ? `${number(counts.dead)} failed` : null,
     job.state === "running" && job.rate ? `${job.rate.toFixed(1)} a second` : null,
     job.state === "running" ? left(job.seconds_left) : null,
+    job.ahead ? `${number(job.ahead)} before it` : null,
     new Date(job.created).toLocaleString(),
     job.who,
   ].filter(Boolean);
@@ -130,7 +131,7 @@ function card(job) {
   format.addEventListener("change", () => { download.href = `/v1/jobs/${job.id}/results?format=${format.value}`; });
   const actions = [
     job.counts.rows > 0 && [format, download],
-    job.counts.dead > 0 && el("a", { className: "button", href: `/v1/jobs/${job.id}/failures`, download: "" }, "Failures"),
+    job.counts.dead > 0 && button(`Show ${number(job.counts.dead)} failed`, () => failures(job), { className: "quiet" }),
     live(job) && button("Cancel", change("cancel"), { className: "quiet" }),
     (job.state === "cancelled" || job.state === "failed") && button("Go on", change("resume")),
   ].flat().filter(Boolean);
@@ -139,7 +140,19 @@ function card(job) {
     live(job) && el("progress", { max: 1, value: job.state === "waiting" ? 0 : job.fraction ?? 0, ariaLabel: `Progress of ${job.name}` }),
     el("p", { className: "facts" }, facts(job).map(fact => el("span", {}, fact))),
     job.problem && el("p", { className: "why" }, job.problem),
-    actions.length ? el("div", { className: "actions" }, actions) : null);
+    actions.length ? el("div", { className: "actions" }, actions) : null,
+    el("div", { className: "scroll failed", id: `failed-${job.id}`, tabIndex: 0, role: "region", ariaLabel: `Failed offers of ${job.name}` }));
+}
+
+/** The first rows without a record, and why. */
+async function failures(job) {
+  const place = $(`#failed-${job.id}`);
+  if (place.childElementCount) return place.replaceChildren();
+  try {
+    const { failures: rows } = await api("GET", `/v1/jobs/${job.id}/failures?limit=20`);
+    const row = ({ row, failure }) => el("tr", {}, el("td", { className: "num" }, number(row + 1)), el("td", { dir: "auto" }, failure.title ?? failure.offer_id), el("td", {}, el("code", {}, failure.failure.reason), ` ${failure.failure.message}`));
+    place.replaceChildren(el("table", { className: "table" }, el("thead", {}, el("tr", {}, ["Row", "Offer", "Why"].map(title => el("th", { scope: "col" }, title)))), el("tbody", {}, rows.map(row))));
+  } catch (problem) { say(problem); }
 }
 
 const following = new Map();
