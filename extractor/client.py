@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
+from urllib.parse import quote
 
 import httpx
 from pydantic import BaseModel
@@ -22,12 +23,32 @@ AGAIN = (429, 503)
 
 
 class ServedSchema(BaseModel):
-    """What a service extracts of the offers of a category, None for those of every category."""
+    """What a service extracts of the offers of a category, None for those of every category; version 0 is that of a file."""
 
     category: str | None
     reference: str
     description: str | None
     attributes: list[str]
+    version: int
+    who: str | None
+    at: str | None
+
+
+class SavedSchema(ServedSchema):
+    """`adapter_left` served the version before, and does not serve this one; `warnings` are of `where` and `message`."""
+
+    adapter_left: str | None
+    warnings: list[dict[str, str]]
+
+
+class ServedTemplate(BaseModel):
+    """A prompt template by name@version; `who` is None for one of a file."""
+
+    reference: str
+    sha256: str
+    released: bool
+    who: str | None
+    at: str | None
 
 
 class Client:
@@ -69,7 +90,7 @@ class Client:
         it each offer's category picks a served one. `keep` the records for review."""
         asked: Any = schema
         if isinstance(schema, AttributeSchema):
-            asked = schema.model_dump(mode="json", exclude_defaults=True)
+            asked = schema.written()
         records: list[Extraction | Failure] = []
         for begin in range(0, len(offers), MOST_OFFERS):
             part = [
@@ -83,6 +104,21 @@ class Client:
 
     def schemas(self) -> list[ServedSchema]:
         return [ServedSchema.model_validate(row) for row in self._asked("GET", "/v1/schemas")]
+
+    def schema(self, category: str, version: int | None = None) -> AttributeSchema:
+        """The schema that offers of a category are asked by, or an older version of it."""
+        asked = "" if version is None else f"?version={version}"
+        return AttributeSchema.model_validate(self._asked("GET", f"/v1/schemas/{quote(category, safe='')}{asked}"))
+
+    def save_schema(self, schema: AttributeSchema, from_version: int) -> SavedSchema:
+        """The next version of its category's schema, for one that was made from `from_version`: from then on offers are asked by
+        it. Raises ConflictError where somebody has saved another since."""
+        body = {"schema": schema.written(), "from_version": from_version}
+        path = f"/v1/schemas/{quote(schema.category or '', safe='')}"
+        return SavedSchema.model_validate(self._asked("PUT", path, body))
+
+    def templates(self) -> list[ServedTemplate]:
+        return [ServedTemplate.model_validate(row) for row in self._asked("GET", "/v1/templates")]
 
     def claim(
         self,

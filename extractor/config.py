@@ -21,7 +21,7 @@ from extractor.errors import AdapterError, InputError
 from extractor.extract import Asking, Extractor
 from extractor.io import read_labelled
 from extractor.pii import masked
-from extractor.prompts import PROMPTS, load_template
+from extractor.prompts import PROMPTS, Template, load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key, load_schemas
 from extractor.vocabulary import Vocabulary
@@ -156,9 +156,10 @@ def make_extractor(
     settings: Settings,
     schemas: Sequence[AttributeSchema],
     demonstrations: Sequence[LabelledOffer] = (),
+    template: Template | None = None,
 ) -> Extractor:
-    """`demonstrations` are for what no adapter with labels of its own answers."""
-    return _extractor(engine, settings, schemas, _askings(settings, schemas, demonstrations))
+    """`demonstrations` are for what no adapter with labels of its own answers; `template` stands in for that of the settings."""
+    return _extractor(engine, settings, schemas, _askings(settings, schemas, demonstrations, template))
 
 
 def _extractor(
@@ -184,7 +185,10 @@ def _extractor(
 
 
 def _askings(
-    settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer]
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    demonstrations: Sequence[LabelledOffer],
+    template: Template | None,
 ) -> tuple[Asking, dict[str, Asking]]:
     """How offers are asked about, and those of categories with a promoted adapter. Raises AdapterError where that was trained
     for another schema."""
@@ -200,7 +204,7 @@ def _askings(
                         "extract without --adapters"
                     )
                 routes[category] = _asking(settings, schemas, (), adapter)
-    return _asking(settings, schemas, demonstrations, own), routes
+    return _asking(settings, schemas, demonstrations, own, template), routes
 
 
 def _asking(
@@ -208,19 +212,20 @@ def _asking(
     schemas: Sequence[AttributeSchema],
     demonstrations: Sequence[LabelledOffer],
     adapter: Adapter | None = None,
+    template: Template | None = None,
 ) -> Asking:
     """An adapter is asked as it was trained: with its template, and known values and demonstrations of its own labels."""
-    template, k, known = settings.template, settings.k, settings.known
+    k, known = settings.k, settings.known
     if adapter and adapter.card:
-        template, k, known = adapter.card.template, adapter.card.k, adapter.card.known
+        k, known = adapter.card.k, adapter.card.known
         demonstrations = read_labelled(adapter.folder / LABELS)
+        template = load_template(adapter.card.template)
+        if template.sha256 != adapter.card.template_sha256:
+            raise AdapterError(f"{adapter.folder}: its template {template.reference} has changed since it was trained")
     if settings.mask_pii:  # in demonstrations there is none, for their values would stand in their texts no more
         demonstrations = [offer for offer in demonstrations if masked(offer) is offer]
-    loaded = load_template(template)
-    if adapter and adapter.card and loaded.sha256 != adapter.card.template_sha256:
-        raise AdapterError(f"{adapter.folder}: its template {template} has changed since it was trained")
     return Asking(
-        loaded,
+        template or load_template(settings.template),
         DemonstrationPool(demonstrations, k, settings.choice, order=settings.order),
         Vocabulary(schemas, demonstrations if known else ()),
         adapter.reference if adapter else None,
@@ -230,11 +235,14 @@ def _asking(
 
 @contextmanager
 def open_extractor(
-    settings: Settings, schemas: Sequence[AttributeSchema], demonstrations: Sequence[LabelledOffer] = ()
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    demonstrations: Sequence[LabelledOffer] = (),
+    template: Template | None = None,
 ) -> Iterator[Extractor]:
-    """An extractor with an engine of its own, which is closed at the end."""
+    """As `make_extractor`, with an engine of its own, which is closed at the end."""
     # A mistake in these shows before the engine starts, which takes half a minute.
-    askings = _askings(settings, schemas, demonstrations)
+    askings = _askings(settings, schemas, demonstrations, template)
     engine = create_engine(settings.engine, **settings.engine_options())
     try:
         yield _extractor(engine, settings, schemas, askings)

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
 from random import Random
 from typing import Literal
 
@@ -40,10 +41,11 @@ class DemonstrationPool:
         for offer in offers:
             self._by_category.setdefault(category_key(offer.category), []).append(offer)
         self._vectors = {key: _Vectors(members) for key, members in self._by_category.items()}
+        self._fitting = lru_cache(maxsize=256)(self._fit)
 
     def choose(self, offer: ProductOffer, schema: AttributeSchema) -> list[LabelledOffer]:
         key = category_key(schema.category or offer.category)
-        pool = [d for d in self._by_category.get(key, []) if d.id != offer.id and d.title != offer.title]
+        pool = [d for d in self._fitting(key, schema) if d.id != offer.id and d.title != offer.title]
         if not pool or self.k < 1:
             return []
         match self.choice:
@@ -53,6 +55,18 @@ class DemonstrationPool:
                 return Random(f"{self.seed}:{offer.id}").sample(pool, min(self.k, len(pool)))
         ranked = self._vectors[key].nearest(offer, pool, self.k)
         return ranked if self.order == "first" else ranked[::-1]
+
+    def of(self, category: str | None) -> list[LabelledOffer]:
+        return self._by_category.get(category_key(category), [])
+
+    def _fit(self, key: str, schema: AttributeSchema) -> list[LabelledOffer]:
+        """Those whose labels the schema can still hold: it may be younger than they are."""
+        kinds = {a.name: a for a in schema.attributes if a.type != "text"}
+        return [
+            d
+            for d in self._by_category.get(key, [])
+            if not any(_problem(kinds[n], v, d) for n, vs in d.attributes.items() if n in kinds for v in vs)
+        ]
 
 
 class _Vectors:

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 from extractor.answer import MAX_VALUES, AnswerValue, parse_answer
 from extractor.confidence import Calibration, span_confidence, token_ends
@@ -17,8 +18,17 @@ from extractor.engines.base import Engine, Generation, GenerationRequest
 from extractor.errors import InputError
 from extractor.normalize import resolve
 from extractor.pii import masked
-from extractor.prompts import Message, Template, load_template, neutralize
-from extractor.records import Extraction, Failure, FailureDetail, FailureReason, ProductOffer, Provenance, Usage
+from extractor.prompts import Known, Message, Template, load_template, neutralize
+from extractor.records import (
+    Extraction,
+    Failure,
+    FailureDetail,
+    FailureReason,
+    LabelledOffer,
+    ProductOffer,
+    Provenance,
+    Usage,
+)
 from extractor.schema import AttributeSchema, category_key
 from extractor.vocabulary import Vocabulary
 
@@ -102,6 +112,7 @@ class Extractor:
             if asking.calibration:
                 asking.calibration.check(engine.model, asking.adapter)
         self._by_category = {category_key(s.category): s for s in self.schemas}
+        self._revised = lru_cache(maxsize=32)(Vocabulary.revised)  # offers may bring any number of schemas
 
     def extract(self, offers: Sequence[ProductOffer]) -> list[Extraction | Failure]:
         """One record or failure for each offer, in order. Raises EngineError only where no offer can be answered."""
@@ -112,7 +123,7 @@ class Extractor:
         for place, offer in enumerate(offers):
             schema = self.schema_for(offer)
             if schema is None:
-                results[place] = _failure(offer, None, "unknown_category", self._no_schema(offer))
+                results[place] = unknown_category(offer, self.schemas)
                 continue
             if schema.fingerprint not in made:
                 made[schema.fingerprint] = self._provenance(schema)
@@ -139,12 +150,6 @@ class Extractor:
             return self.schemas[0]
         return self._by_category.get(category_key(offer.category))
 
-    def _no_schema(self, offer: ProductOffer) -> str:
-        known = ", ".join(sorted(str(s.category) for s in self.schemas))
-        if offer.category is None:
-            return f"the offer names no category, and there are several schemas: {known}"
-        return f"no schema for category {offer.category!r}; there are schemas for {known}"
-
     def _task(
         self, place: int, offer: ProductOffer, schema: AttributeSchema, provenance: Provenance, truncated: bool = False
     ) -> _Task:
@@ -164,10 +169,15 @@ class Extractor:
 
     def prompt(self, offer: ProductOffer, schema: AttributeSchema) -> list[Message]:
         """What the model is asked about an offer; training asks the same."""
+        return self._asking(schema).template.render(schema, *self.shown(offer, schema))
+
+    def shown(self, offer: ProductOffer, schema: AttributeSchema) -> tuple[ProductOffer, list[LabelledOffer], Known]:
+        """What a prompt shows: the offer, demonstrations, and what knows the values in their texts."""
         (offer,) = self._shown([offer])
         asking = self._asking(schema)
-        chosen = asking.demonstrations.choose(offer, schema)
-        return asking.template.render(schema, offer, chosen, asking.vocabulary.known)
+        served = self._by_category.get(category_key(schema.category)) == schema
+        vocabulary = asking.vocabulary if served else self._revised(asking.vocabulary, schema)
+        return offer, asking.demonstrations.choose(offer, schema), vocabulary.known
 
     def _shortened(self, task: _Task, generation: Generation) -> _Task | None:
         """The same offer cut to what fits by its share of the tokens; None if nothing is left to cut, or cutting is off."""
@@ -248,6 +258,15 @@ class Extractor:
             calibration=asking.calibration.reference if asking.calibration else None,
             created=datetime.now(UTC).isoformat(timespec="seconds"),
         )
+
+
+def unknown_category(offer: ProductOffer, schemas: Iterable[AttributeSchema]) -> Failure:
+    known = ", ".join(sorted(str(s.category) for s in schemas))
+    if offer.category is None:
+        message = f"the offer names no category, and there are several schemas: {known}"
+    else:
+        message = f"no schema for category {offer.category!r}; there are schemas for {known}"
+    return _failure(offer, None, "unknown_category", message)
 
 
 def _calibrated(asking: Asking, raw: float | None) -> float | None:

@@ -18,7 +18,7 @@ A folder of templates is <name>/<version>.jinja and released.yaml, which holds t
 import hashlib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import TypedDict
@@ -37,6 +37,7 @@ TEMPLATES = PROMPTS / "templates"
 ROLES = ("system", "user", "assistant")
 OPTIONAL: dict[str, object] = {"description": None, "examples": ()}  # what a prompt can do without, of an attribute
 RELEASED = "released.yaml"
+SILENT = "the template writes no message; wrap its text in call message(role)"
 
 # `<` where a tag or a special token could begin (<|im_end|>, </title>, <s>, <｜User｜>, <<SYS>>), and `[` of [INST] and its kin.
 _MARKER = re.compile(r"<(?=[|/!?<a-zA-Z\uff5c])|\[(?=/?(?:INST|SYSTEM_PROMPT|AVAILABLE_TOOLS|TOOL_[A-Z]+)\])")
@@ -75,7 +76,7 @@ class Template:
     path: Path
     source: str
     sha256: str
-    _render: Callable[..., str]
+    _render: Callable[..., str] = field(compare=False)
 
     def render(
         self,
@@ -95,20 +96,25 @@ class Template:
             return ""
 
         category = schema.category or offer.category or ""
+        variables = {
+            # A category may come from a seller's feed: one short line, without markers.
+            "category": neutralize(" ".join(category.split())[:100]),
+            "description": schema.description,
+            "attributes": schema.attributes,
+            "demonstrations": [_shown(d, schema, known) for d in demonstrations],
+            "offer": _shown(offer, schema, known),
+            "message": message,
+        }
         try:
-            self._render(
-                # A category may come from a seller's feed: one short line, without markers.
-                category=neutralize(" ".join(category.split())[:100]),
-                description=schema.description,
-                attributes=schema.attributes,
-                demonstrations=[_shown(d, schema, known) for d in demonstrations],
-                offer=_shown(offer, schema, known),
-                message=message,
-            )
-        except jinja2.TemplateError as error:
-            raise TemplateError(f"{self.path}{_line(error, self.path)}: {error}") from error
+            self._render(**variables)
+        except TemplateError:
+            raise
+        except Exception as error:  # a template is a program of its own, and can do all that is wrong
+            raise TemplateError(
+                f"{self.path}{_line(error, self.path)}: {str(error) or type(error).__name__}"
+            ) from error
         if not messages:
-            raise TemplateError(f"{self.path}: the template writes no message; wrap its text in call message(role)")
+            raise TemplateError(f"{self.path}: {SILENT}")
         return messages
 
 
@@ -123,7 +129,7 @@ def _neutralized(values: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return {name: [neutralize(v) for v in found] for name, found in values.items()}
 
 
-def _line(error: jinja2.TemplateError, path: Path) -> str:
+def _line(error: Exception, path: Path) -> str:
     """`:LINE` of the template, read off the traceback that Jinja rewrites to template lines."""
     if isinstance(error, jinja2.TemplateSyntaxError):
         return f":{error.lineno}"
@@ -183,16 +189,26 @@ def load_template(reference: str, root: Path = TEMPLATES) -> Template:
         reference, path = f"{name}@{version}", root / name / f"{version}.jinja"
     try:
         source = path.read_text(encoding="utf-8")
-        code = _ENVIRONMENT.compile(source, name=reference, filename=str(path))
-        compiled = jinja2.Template.from_code(_ENVIRONMENT, code, {})
     except UnicodeDecodeError as error:
         raise TemplateError(f"{path}: not UTF-8 (byte {error.start})") from error
+    if reference.endswith(".jinja"):
+        reference = f"{path.stem}@{hashlib.sha256(source.encode()).hexdigest()[:12]}"
+    return compile_template(source, reference, path)
+
+
+def compile_template(source: str, reference: str, path: Path) -> Template:
+    """`path` is what errors name. Raises TemplateError. What folds a constant takes as long, and as much memory, as the template
+    says: see `extractor.sandbox` for one of unknown hands."""
+    try:
+        code = _ENVIRONMENT.compile(source, name=reference, filename=str(path))
     except jinja2.TemplateSyntaxError as error:
         raise TemplateError(f"{path}:{error.lineno}: {error.message}") from error
-    sha256 = hashlib.sha256(source.encode()).hexdigest()
-    if reference.endswith(".jinja"):
-        reference = f"{path.stem}@{sha256[:12]}"
-    return Template(reference, path, source, sha256, compiled.render)
+    except MemoryError as error:
+        raise TemplateError(f"{path}: takes too much memory") from error
+    except (SyntaxError, RecursionError) as error:  # of Python, which reads what Jinja makes of it
+        raise TemplateError(f"{path}: nested too deeply") from error
+    compiled = jinja2.Template.from_code(_ENVIRONMENT, code, {})
+    return Template(reference, path, source, hashlib.sha256(source.encode()).hexdigest(), compiled.render)
 
 
 def released(root: Path = TEMPLATES) -> dict[str, str]:

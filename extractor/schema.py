@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -27,10 +28,12 @@ class Attribute(BaseModel):
     type: AttributeType = "text"
     values: tuple[str, ...] = ()
     unit: str | None = None
-    multiple: bool = False
+    multiple: bool = Field(default=False, strict=True)
     vocabulary: tuple[str, ...] = ()
 
-    @field_validator("examples", "values", "vocabulary", mode="before")
+    @field_validator(
+        "examples", "values", "vocabulary", mode="before", json_schema_input_type=tuple[str | int | float, ...]
+    )
     @classmethod
     def _scalars_to_text(cls, items: Any) -> Any:
         # YAML reads `examples: [42, 7.5]` as numbers; merchandisers mean the text.
@@ -52,7 +55,8 @@ class Attribute(BaseModel):
             raise ValueError("a boolean has one value; remove `multiple`")
         if len(set(self.values)) < len(self.values):
             raise ValueError("`values` lists a value twice")
-        if self.values and (stray := [e for e in self.examples if e not in self.values]):
+        allowed = set(self.values)
+        if self.values and (stray := [e for e in self.examples if e not in allowed]):
             raise ValueError(f"example {stray[0]!r} is not among `values`")
         return self
 
@@ -69,8 +73,7 @@ class AttributeSchema(BaseModel):
     @field_validator("attributes")
     @classmethod
     def _distinct(cls, attributes: tuple[Attribute, ...]) -> tuple[Attribute, ...]:
-        names = [a.name for a in attributes]
-        if twice := sorted({n for n in names if names.count(n) > 1}):
+        if twice := sorted(name for name, n in Counter(a.name for a in attributes).items() if n > 1):
             raise ValueError(f"attribute {twice[0]!r} stands twice")
         return attributes
 
@@ -83,13 +86,17 @@ class AttributeSchema(BaseModel):
         try:
             return cls(category=category, attributes=tuple(Attribute(name=n) for n in cleaned))
         except ValidationError as error:
-            raise SchemaError(f"--attributes: {_reason(error.errors()[0])}") from error
+            raise SchemaError(f"--attributes: {reason(error.errors()[0])}") from error
+
+    def written(self) -> dict[str, Any]:
+        """As JSON, without what is left at its default: one form for each schema."""
+        return self.model_dump(mode="json", exclude_defaults=True)
 
     @cached_property
     def fingerprint(self) -> str:
         """Twelve hexadecimal digits that change with anything a prompt or a constraint could show. What is left at its default
         does not count, so that a schema keeps its fingerprint when attributes learn a new field."""
-        text = json.dumps(self.model_dump(mode="json", exclude_defaults=True), sort_keys=True, ensure_ascii=False)
+        text = json.dumps(self.written(), sort_keys=True, ensure_ascii=False)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
     def __hash__(self) -> int:
@@ -123,7 +130,7 @@ def load_schema(path: Path) -> AttributeSchema:
         problem = error.errors()[0]
         where = ".".join(str(p) for p in problem["loc"])
         raise SchemaError(
-            f"{path}:{_line_of(node, problem['loc'])}: {where + ': ' if where else ''}{_reason(problem)}"
+            f"{path}:{_line_of(node, problem['loc'])}: {where + ': ' if where else ''}{reason(problem)}"
         ) from error
 
 
@@ -171,7 +178,8 @@ def schema_of(category: str | None, schemas: Sequence[AttributeSchema]) -> Attri
     return next((s for s in schemas if category_key(s.category) == category_key(category)), None)
 
 
-def _reason(problem: Any) -> str:
+def reason(problem: Any) -> str:
+    """What pydantic says of a schema, in the words of this page."""
     if problem["type"] == "extra_forbidden":
         known = Attribute.model_fields if "attributes" in problem["loc"] else AttributeSchema.model_fields
         return f"unknown key; known keys are {', '.join(known)}"

@@ -74,11 +74,12 @@ def serve(
     try:
         from extractor.adapters import Registry
         from extractor.database import default_file
+        from extractor.definitions import Definitions
         from extractor.feedback import Store, thresholds_of
         from extractor.keys import Keys
         from extractor.service.auth import is_loopback
         from extractor.service.serve import serve as run
-        from extractor.service.served import Limits, Service, prompter
+        from extractor.service.served import Limits, Service, prompter, trained_schemas
     except ModuleNotFoundError as error:
         raise MissingExtraError((error.name or "fastapi").split(".")[0], "service") from error
     if not auth and not is_loopback(host):
@@ -93,8 +94,11 @@ def serve(
         if keys and not any(key.revoked is None for key in keys.all()):
             errors.print("there is no key yet, and nobody gets in without: shelfwise keys create NAME --role extract")
         registry = Registry(settings.adapters) if settings.adapters else None
-        opened = partial(open_extractor, settings, schemas, labelled)
-        prompting = partial(prompter, settings, schemas, labelled)
+        definitions = Definitions(database)
+        own = None if settings.template.endswith(".jinja") else definitions.template(settings.template)
+        trained = trained_schemas(schemas, definitions, registry)
+        opened = partial(open_extractor, settings, trained, labelled, own)
+        prompting = partial(prompter, settings, trained, labelled, own=own)
         folder = default_file(data_dir).parent
         kept = Store(database, accepting)
         run(Service(opened, schemas, prompting, kept, folder, keys, limits, registry, settings.mask_pii), host, port)

@@ -6,6 +6,8 @@ is often right and sometimes the word of another attribute.
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from copy import copy
+from typing import Self
 
 from ahocorasick_rs import AhoCorasick
 
@@ -26,16 +28,38 @@ class Vocabulary:
     def __init__(self, schemas: Iterable[AttributeSchema] = (), labelled: Iterable[LabelledOffer] = ()) -> None:
         self._values: dict[str, dict[str, Counter[str]]] = {}  # category -> lower-case value -> attribute -> its uses
         self._own: dict[str, Mapping[str, list[str]]] = {}  # id and title of a labelled offer -> its labels
+        self._schemas: dict[str, dict[str, tuple[str, ...]]] = {}  # category -> what its schema knows
+        self._labelled: dict[str, list[LabelledOffer]] = {}
         for schema in schemas:
-            for attribute in schema.attributes:
-                self._enter(category_key(schema.category), attribute.name, attribute.vocabulary)
+            self._schemas[category_key(schema.category)] = vocabularies(schema)
         for offer in labelled:
             self._own[offer.id] = self._own[offer.title] = offer.attributes
-            for name, values in offer.attributes.items():
-                self._enter(category_key(offer.category), name, values)
-        self._matchers = {
-            category: (list(values), AhoCorasick(list(values))) for category, values in self._values.items()
-        }
+            self._labelled.setdefault(category_key(offer.category), []).append(offer)
+        self._matchers: dict[str, tuple[list[str], AhoCorasick]] = {}
+        for category in self._schemas.keys() | self._labelled.keys():
+            self._learn(category)
+
+    def revised(self, schema: AttributeSchema) -> Self:
+        """The same, but that the category of this schema has this one's values in the place of those of the schema before it."""
+        category, known = category_key(schema.category), vocabularies(schema)
+        if self._schemas.get(category, {}) == known:
+            return self
+        other = copy(self)
+        other._values, other._matchers = dict(self._values), dict(self._matchers)
+        other._schemas = self._schemas | {category: known}
+        other._learn(category)
+        return other
+
+    def _learn(self, category: str) -> None:
+        self._values.pop(category, None)
+        self._matchers.pop(category, None)
+        for name, words in self._schemas.get(category, {}).items():
+            self._enter(category, name, words)
+        for offer in self._labelled.get(category, ()):
+            for name, labels in offer.attributes.items():
+                self._enter(category, name, labels)
+        if values := list(self._values.get(category, ())):
+            self._matchers[category] = values, AhoCorasick(values)
 
     def _enter(self, category: str, attribute: str, values: Iterable[str]) -> None:
         for value in {lowered(v.strip()) for v in values} - {""}:
@@ -63,6 +87,11 @@ class Vocabulary:
             for i, begin, end in matcher.find_matches_as_indexes(lowered(text), overlapping=True):
                 if whole(text, begin, end) or singular(text, begin, end):
                     yield from ((begin, end, name, n) for name, n in self._values[category][values[i]].items())
+
+
+def vocabularies(schema: AttributeSchema) -> dict[str, tuple[str, ...]]:
+    """The known values that a schema brings, of the attributes that have any."""
+    return {a.name: a.vocabulary for a in schema.attributes if a.vocabulary}
 
 
 def lowered(text: str) -> str:

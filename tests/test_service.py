@@ -183,7 +183,7 @@ def test_a_mistake_of_ours_is_a_problem_and_logged_without_its_message(monkeypat
     lines = []
     monkeypatch.setattr(log, "log", lambda level, what, extra: lines.append((level, extra["facts"])))
     with serving(ScriptedEngine()) as running:
-        monkeypatch.setattr(running.service, "templates", lambda: {}["Secretive"])
+        monkeypatch.setattr(running.service.definitions, "versions", lambda kind: {}["Secretive"])
         assert "request id" in problem(running.http.get("/v1/templates"), 500)["detail"]
         running.until(lambda: lines)
     level, facts = lines[0]

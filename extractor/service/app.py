@@ -18,10 +18,12 @@ def create_app(service: Service) -> Observed:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
+        service.current.start()
         try:
             yield
         finally:
             await run_in_threadpool(service.batcher.close)
+            await run_in_threadpool(service.current.close)
 
     app = FastAPI(
         title="Shelfwise",

@@ -1,4 +1,4 @@
-"""What the service counts, for Prometheus. Labels come from sets that are known at the start."""
+"""What the service counts, for Prometheus. Labels come from sets that are known at the start, or that grow to a bound."""
 
 import time
 from collections import Counter as Tally
@@ -13,7 +13,8 @@ from extractor.records import Extraction, Failure
 from extractor.schema import AttributeSchema
 from extractor.service.batching import Batch, Batcher
 
-INLINE = "(inline)"  # stands for the categories of schemas that came with a request
+INLINE = "(inline)", ""  # stands for category and attribute of schemas that came with a request
+MOST_NEW = 1_000  # attributes of categories, of schemas that were saved while the service runs
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 AGAIN = 15.0  # seconds after which the store is asked again what waits
 Waiting = Callable[[], Iterable[tuple[AttributeSchema | None, int]]]
@@ -23,7 +24,11 @@ CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
 class Metrics:
     def __init__(self, schemas: Iterable[AttributeSchema]) -> None:
         self.registry = registry = prometheus.CollectorRegistry()
-        self._served = {s.reference: s.category or "" for s in schemas}
+        self._served: dict[str, str] = {}
+        given = list(schemas)
+        self._labels: set[tuple[str, str]] = set()
+        self._most = sum(len(s.attributes) for s in given) + MOST_NEW
+        self.follow(given)
         self.requests = prometheus.Counter(
             "shelfwise_requests", "Requests answered.", ["method", "route", "status"], registry=registry
         )
@@ -74,8 +79,19 @@ class Metrics:
 
     def reviewed(self, schema: AttributeSchema | None, attribute: str, decision: str, n: int) -> None:
         known = schema is not None and any(a.name == attribute for a in schema.attributes)
-        label = (schema.category or "", attribute) if schema and known else (INLINE, "")
+        label = self._label(schema.category or "" if schema and known else None, attribute)
         self.reviews.labels(*label, decision).inc(n)
+
+    def follow(self, schemas: Iterable[AttributeSchema]) -> None:
+        """Count by these from now on; what is beyond the bound is counted as inline."""
+        given = list(schemas)
+        for label in ((s.category or "", a.name) for s in given for a in s.attributes):
+            if len(self._labels) < self._most:
+                self._labels.add(label)
+        self._served = {s.reference: s.category or "" for s in given}
+
+    def _label(self, category: str | None, attribute: str) -> tuple[str, str]:
+        return INLINE if category is None or (category, attribute) not in self._labels else (category, attribute)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         self.requests.labels(method, route, status).inc()
@@ -97,7 +113,7 @@ class Metrics:
                 self.tokens.labels(kind).inc(getattr(record.usage, f"{kind}_tokens"))
             served = self._served.get(record.provenance.schema_)
             for name, values in record.attributes.items():
-                label = (INLINE, "") if served is None else (served, name)
+                label = self._label(served, name)
                 asked[label] += 1
                 missing[label] += not values
                 for value in values:
@@ -133,7 +149,7 @@ class _Queue(Collector):
         found: Tally[str] = Tally()
         try:
             for schema, waiting in self._waiting():
-                found[INLINE if schema is None else schema.category or ""] += waiting
+                found[INLINE[0] if schema is None else schema.category or ""] += waiting
         except ShelfwiseError:  # the other figures are wanted all the more when the store is gone
             found.clear()
         return found

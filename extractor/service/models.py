@@ -11,6 +11,7 @@ from extractor.schema import Attribute, AttributeSchema
 
 MOST_OFFERS, MOST_ATTRIBUTES, MOST_SCHEMA = 1_000, 100, 65_536  # the last in characters of JSON
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+Number = Annotated[int, Field(strict=True, ge=0, le=999_999_999)]  # of a version
 AttributeName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
 EXAMPLE: JsonValue = {"id": "1", "category": "Shoes", "title": "Velmora Suede Loafer, Tan, EU 42"}
 

@@ -1,7 +1,7 @@
 """Everything that goes wrong in the service, as documents of RFC 9457 that say what to do."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -35,10 +35,16 @@ class Document(BaseModel):
 
 class Problem(HTTPException):
     def __init__(
-        self, status: int, kind: str, title: str, detail: str, headers: Mapping[str, str] | None = None
+        self,
+        status: int,
+        kind: str,
+        title: str,
+        detail: str,
+        headers: Mapping[str, str] | None = None,
+        errors: Sequence[str] = (),
     ) -> None:
         super().__init__(status, detail, dict(headers or {}))
-        self.kind, self.title = kind, title
+        self.kind, self.title, self.errors = kind, title, list(errors)
 
 
 def retry(seconds: int) -> dict[str, str]:
@@ -52,7 +58,7 @@ def as_problem(error: ShelfwiseError) -> Problem:
         case NotReady():
             return Problem(503, "not-ready", "No engine answers", str(error), retry(5))
         case ConflictError():
-            return Problem(409, "conflict", "Somebody else decides", str(error))
+            return Problem(409, "conflict", "Somebody else was first", str(error))
         case InputError():
             return Problem(422, "input", "The request cannot be used as it is", str(error))
         case EngineError():
@@ -60,14 +66,14 @@ def as_problem(error: ShelfwiseError) -> Problem:
     return Problem(503, "storage", "The store cannot be reached", "the store cannot be reached; try again", retry(5))
 
 
-def respond(request_id: str, problem: Problem, errors: list[str] | None = None) -> Response:
+def respond(request_id: str, problem: Problem) -> Response:
     document = Document(
         type=f"urn:shelfwise:problem:{problem.kind}" if problem.kind else "about:blank",
         title=problem.title,
         status=problem.status_code,
         detail=problem.detail,
         request_id=request_id,
-        errors=errors or [],
+        errors=problem.errors,
     )
     # ASCII, so that what a client wrote, even half a surrogate pair, can be said back.
     body = json.dumps(document.model_dump(exclude_defaults=True))
@@ -79,6 +85,12 @@ def plain(status: int, headers: Mapping[str, str] | None = None) -> Problem:
     return Problem(status, "", title, ADVICE.get(status, title), headers)
 
 
+def invalid(found: Sequence[str]) -> Problem:
+    """Of a body in which these places are wrong."""
+    detail = f"correct the request: {found[0]}" + (f" (and {len(found) - 1} more, in errors)" if found[1:] else "")
+    return Problem(422, "invalid", "The request is not valid", detail, errors=found)
+
+
 def register(app: FastAPI) -> None:
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
@@ -87,9 +99,7 @@ def register(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def _invalid(request: Request, error: RequestValidationError) -> Response:
-        found = [_said(e) for e in error.errors()[:20]]
-        detail = f"correct the request: {found[0]}" + (f" (and {len(found) - 1} more, in errors)" if found[1:] else "")
-        return respond(request.state.request_id, Problem(422, "invalid", "The request is not valid", detail), found)
+        return respond(request.state.request_id, invalid([_said(e) for e in error.errors()[:20]]))
 
     @app.exception_handler(ShelfwiseError)
     async def _ours(request: Request, error: ShelfwiseError) -> Response:

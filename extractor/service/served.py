@@ -7,23 +7,24 @@ from pathlib import Path
 
 from extractor.adapters import Registry
 from extractor.config import Settings, make_extractor
+from extractor.definitions import Definitions, read_schema
 from extractor.engines.scripted import ScriptedEngine
-from extractor.errors import InputError
-from extractor.extract import Extractor
+from extractor.extract import Extractor, OwnOffer, unknown_category
 from extractor.feedback import Store
 from extractor.journal import Journal
 from extractor.keys import Keys
-from extractor.prompts import Template, list_templates, load_template
+from extractor.prompts import Template
 from extractor.quality import queue
-from extractor.records import LabelledOffer
-from extractor.schema import AttributeSchema, category_key, schema_of
+from extractor.records import Failure, LabelledOffer, ProductOffer
+from extractor.schema import AttributeSchema, category_key
 from extractor.service.auth import Access
 from extractor.service.batching import Batcher
+from extractor.service.current import CurrentSchemas
 from extractor.service.metrics import Metrics
 from extractor.service.observe import log
 from extractor.workshop import Opened
 
-Prompting = Callable[[str | None], Extractor]
+Prompting = Callable[[Template | None], Extractor]
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,12 @@ class Service:
         mask_pii: bool = False,
     ) -> None:
         self.mask_pii = mask_pii
-        self.schemas, self.limits, self.registry = schemas, limits, registry
+        self.limits, self.registry = limits, registry
         self.store, self.journal, self.folder = store, Journal(store.database), folder
         self.access = Access(keys, limits.rate)
         self.metrics = Metrics(schemas)
+        self.definitions = Definitions(store.database)
+        self.current = CurrentSchemas(schemas, self.definitions, self.metrics.follow)
         self.batcher = Batcher(
             opened,
             most=limits.batch,
@@ -74,21 +77,43 @@ class Service:
         )
         self.metrics.watch(self.batcher)
         self.metrics.watch_queue(self._waiting)
-        self._by_category = {category_key(s.category): s for s in schemas}
         self._prompting = lru_cache(maxsize=32)(prompting)
 
-    def schema(self, category: str) -> AttributeSchema | None:
-        return self._by_category.get(category_key(category))
+    @property
+    def schemas(self) -> list[AttributeSchema]:
+        """The newest of each category."""
+        return [defined.schema for defined in self.current.all()]
 
-    def asked(self, category: str) -> AttributeSchema | None:
-        """The schema by which offers of a category are extracted: where only one is served, it is that of all."""
-        return self.schema(category) or schema_of(category, self.schemas)
+    def schema(self, category: str | None) -> AttributeSchema | None:
+        """The newest of a category."""
+        defined = self.current.of(category)
+        return defined.schema if defined else None
 
-    def templates(self) -> list[Template]:
-        return [load_template(reference) for reference in list_templates()]
+    def asked(self, category: str | None) -> AttributeSchema | None:
+        """The newest by which offers of a category are extracted."""
+        return self.current.serving(category)
+
+    def own(self, offer: ProductOffer | Failure) -> ProductOffer | Failure:
+        """The offer with the schema that serves its category now, which the engine may not have been started with."""
+        if isinstance(offer, Failure | OwnOffer):
+            return offer
+        if (schema := self.asked(offer.category)) is None:
+            return unknown_category(offer, self.schemas)
+        return OwnOffer.model_construct(**vars(offer), asked_by=schema)
 
     def prompter(self, template: str | None) -> Extractor:
-        return self._prompting(template)
+        """An extractor that only writes prompts: as the service asks, or with a template of a file or the store. Raises
+        InputError."""
+        return self._prompting(None if template is None else self.definitions.template(template))
+
+    def adapter_left(self, schema: AttributeSchema) -> str | None:
+        """The adapter that serves the category and not this schema, for it was trained for another; prompting answers then."""
+        if self.registry:
+            for category, adapter in self.registry.promoted().items():
+                trained = adapter.card.schemas[category] if adapter.card else None
+                if category_key(category) == category_key(schema.category) and trained != schema.reference:
+                    return adapter.reference
+        return None
 
     def _waiting(self) -> Iterator[tuple[AttributeSchema | None, int]]:
         """By schema, values that wait for review."""
@@ -97,15 +122,32 @@ class Service:
             yield self.asked(category), waiting
 
 
+def trained_schemas(
+    files: Sequence[AttributeSchema], definitions: Definitions, registry: Registry | None
+) -> list[AttributeSchema]:
+    """What the engine starts with: the schemas of the files but, where an adapter was promoted for a category, the version that
+    it was trained for, and answers alone."""
+    chosen = {category_key(s.category): s for s in files}
+    for category, adapter in (registry.promoted() if registry else {}).items():
+        key, trained = category_key(category), adapter.card.schemas[category] if adapter.card else None
+        if key not in chosen or chosen[key].reference != trained:
+            for schema in map(read_schema, definitions.versions("schema", key)):
+                if schema.reference == trained:
+                    chosen[key] = schema
+    return list(chosen.values())
+
+
 def prompter(
-    settings: Settings, schemas: Sequence[AttributeSchema], labelled: Sequence[LabelledOffer], template: str | None
+    settings: Settings,
+    schemas: Sequence[AttributeSchema],
+    labelled: Sequence[LabelledOffer],
+    template: Template | None,
+    *,
+    own: Template | None = None,
 ) -> Extractor:
-    """An extractor that only writes prompts: as the service asks or, without adapters, with a listed template. Raises InputError
-    for a template that is not listed, as a path is none."""
+    """An extractor that only writes prompts: as the service asks (by its `own` template, where one stands in for that of the
+    settings) or, without adapters, with another template."""
     changes: dict[str, object] = {"calibration": "none"}
     if template is not None:
-        listed = list_templates()
-        if template not in (*listed, *(reference.partition("@")[0] for reference in listed)):
-            raise InputError(f"no template {template!r}; there are {', '.join(listed)}")
-        changes |= {"template": template, "adapter": None, "adapters": None}
-    return make_extractor(ScriptedEngine(), settings.model_copy(update=changes), schemas, labelled)
+        changes |= {"adapter": None, "adapters": None}
+    return make_extractor(ScriptedEngine(), settings.model_copy(update=changes), schemas, labelled, template or own)

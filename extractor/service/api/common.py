@@ -1,5 +1,6 @@
 """What all of the API's rooms share: who is let in, what is served, how problems are documented."""
 
+import asyncio
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Depends, Request, Security
@@ -7,9 +8,10 @@ from fastapi.security import HTTPBearer
 
 from extractor.keys import Key, Role
 from extractor.schema import AttributeSchema
-from extractor.service.guard import guarded
+from extractor.service.batching import Record, Ticket
+from extractor.service.guard import gone, guarded
 from extractor.service.models import InlineSchema
-from extractor.service.problems import MEDIA, Document, Problem
+from extractor.service.problems import HUNG_UP, MEDIA, Document, Problem
 from extractor.service.served import Service
 
 
@@ -55,3 +57,21 @@ def asked_schema(service: Service, asked: str | InlineSchema | None) -> Attribut
         known = ", ".join(sorted(str(s.category) for s in service.schemas))
         raise Problem(422, "unknown-schema", "No such schema", f"no schema for {asked!r}; there are {known}")
     return schema
+
+
+async def answered(service: Service, ticket: Ticket, request: Request, seconds: float) -> list[Record]:
+    """What the engine's thread makes of the ticket; a client that hangs up, or whose time is over, gives up its places."""
+    done = asyncio.wrap_future(ticket.done)
+    left = asyncio.ensure_future(gone(request))
+    try:
+        await asyncio.wait((done, left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
+        if done.done():
+            return done.result()
+    finally:
+        left.cancel()
+        done.cancel()  # what comes of it later is of no use
+        service.batcher.forget(ticket)
+    if left.done():
+        raise Problem(HUNG_UP, "hung-up", "The client hung up", "nobody reads this")
+    detail = f"no answer within {seconds:g} s; send fewer offers at once, or give more time with X-Timeout (seconds)"
+    raise Problem(504, "deadline", "The time is over", detail)

@@ -1,6 +1,5 @@
 """Offers in, records out."""
 
-import asyncio
 from typing import Annotated
 
 from fastapi import Header, Request, Response
@@ -9,12 +8,8 @@ from starlette.concurrency import run_in_threadpool
 
 from extractor.pii import masked
 from extractor.records import Extraction, Failure
-from extractor.service.api.common import BODY, Served, asked_schema, problems, router
-from extractor.service.batching import Record, Ticket
-from extractor.service.guard import gone
+from extractor.service.api.common import BODY, Served, answered, asked_schema, problems, router
 from extractor.service.models import EXAMPLE, MOST_OFFERS, Asked, Body, Offer
-from extractor.service.problems import HUNG_UP, Problem
-from extractor.service.served import Service
 
 extracting = router("extract")
 
@@ -51,10 +46,11 @@ async def extract(body: ExtractRequest, request: Request, service: Served, x_tim
     read = [offer.read(schema) for offer in body.offers]
     if service.mask_pii:  # in a thread, for others wait for this one
         read = await run_in_threadpool(lambda rows: [masked(row) for row in rows], read)
+    read = [service.own(row) for row in read]
     request.state.facts["offers"] = len(read)
     ticket = service.batcher.submit([offer for offer in read if not isinstance(offer, Failure)])
     seconds = service.limits.timeout if x_timeout is None else x_timeout
-    answers = iter(await _answered(service, ticket, request, seconds))
+    answers = iter(await answered(service, ticket, request, seconds))
     records = [row if isinstance(row, Failure) else next(answers) for row in read]
     extractions = [r for r in records if isinstance(r, Extraction)]
     if body.keep:
@@ -64,21 +60,3 @@ async def extract(body: ExtractRequest, request: Request, service: Served, x_tim
     request.state.facts["output_tokens"] = sum(u.output_tokens for u in usages)
     text = ",".join(r.model_dump_json(by_alias=True) for r in records)
     return Response(f'{{"results":[{text}]}}', media_type="application/json")
-
-
-async def _answered(service: Service, ticket: Ticket, request: Request, seconds: float) -> list[Record]:
-    """What the engine's thread makes of the ticket; a client that hangs up, or whose time is over, gives up its places."""
-    done = asyncio.wrap_future(ticket.done)
-    left = asyncio.ensure_future(gone(request))
-    try:
-        await asyncio.wait((done, left), timeout=seconds, return_when=asyncio.FIRST_COMPLETED)
-        if done.done():
-            return done.result()
-    finally:
-        left.cancel()
-        done.cancel()  # what comes of it later is of no use
-        service.batcher.forget(ticket)
-    if left.done():
-        raise Problem(HUNG_UP, "hung-up", "The client hung up", "nobody reads this")
-    detail = f"no answer within {seconds:g} s; send fewer offers at once, or give more time with X-Timeout (seconds)"
-    raise Problem(504, "deadline", "The time is over", detail)
