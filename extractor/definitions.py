@@ -75,7 +75,8 @@ class Definitions:
                     )
                 made = Version(name, number + 1, text, unsaved(name, 0, text).sha256, who, self.database.now())
                 row = vars(made) | {"kind": kind}
-                if connection.execute(self.database.upsert(versions).values(row).on_conflict_do_nothing()).rowcount:
+                statement = self.database.upsert(versions).values(row).on_conflict_do_nothing()
+                if connection.scalar(statement.returning(versions.c.number)):
                     note(self.database, connection, who, f"save {kind}", f"{name}@{made.number} {made.sha256[:12]}")
                     return made
 

@@ -77,6 +77,14 @@ class AttributeSchema(BaseModel):
             raise ValueError(f"attribute {twice[0]!r} stands twice")
         return attributes
 
+    @model_validator(mode="after")
+    def _is_unicode(self) -> Self:
+        try:
+            self.fingerprint  # noqa: B018
+        except UnicodeEncodeError as error:
+            raise ValueError("half a surrogate pair, which is no text") from error
+        return self
+
     @classmethod
     def from_names(cls, names: Iterable[str], category: str | None = None) -> Self:
         """A zero-shot schema: text attributes with nothing but their names."""

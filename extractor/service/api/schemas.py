@@ -135,7 +135,10 @@ def validate(body: DraftSchema, service: Served) -> Validation:
     try:
         draft = AttributeSchema.model_validate(body.schema_)
     except ValidationError as error:
-        found = [Finding(".".join(map(str, e["loc"])), reason(e)) for e in error.errors(include_input=False)]
+        errors = error.errors(include_input=False)
+        # A list without its wrong members may seem too short.
+        errors = [e for e in errors if e["type"] != "too_short" or not e["ctx"]["actual_length"] == 0 < len(errors) - 1]
+        found = [Finding(".".join(map(str, e["loc"])), reason(e)) for e in errors]
     else:
         found = _findings(service, draft)
     return Validation(problems=_places(found, note=False), warnings=_places(found, note=True))
@@ -157,7 +160,7 @@ async def try_schema(body: TryRequest, request: Request, service: Served) -> Try
     return TryAnswer(results=[Tried(served=old, draft=new, changes=changes(old, new)) for old, new in pairs])
 
 
-@saving.put("/schemas/{category:path}", responses=BODY | problems(409))
+@saving.put("/schemas/{category:path}", responses=BODY | problems(404, 409))
 def save(category: Category, body: SaveRequest, service: Served, key: Asking) -> SavedSchema:
     """Save the next version of a category's schema, or the first; offers are asked by it from then on, in all processes that
     share the store within a few seconds. The same schema again is no new version."""
