@@ -35,7 +35,7 @@ class ServedSchema(BaseModel):
 
 
 class SavedSchema(ServedSchema):
-    """`adapter_left` served the version before, and does not serve this one; `warnings` are of `where` and `message`."""
+    """`adapter_left` served the version before, and does not serve this one; `warnings` are of `place` and `message`."""
 
     adapter_left: str | None
     warnings: list[dict[str, str]]

@@ -45,7 +45,7 @@ class DraftSchema(Body):
 
 
 class Place(Body):
-    where: str = Field(description="The path of a field.", examples=["attributes.0.examples.1"])
+    place: str = Field(description="The path of a field.", examples=["attributes.0.examples.1"])
     message: str
 
 
@@ -71,8 +71,8 @@ class Change(Body):
 
 
 class Tried(Body):
-    served: Extraction | Failure | None = Field(description="None where nothing is served of the category.")
-    draft: Extraction | Failure
+    before: Extraction | Failure | None = Field(description="None where nothing is served of the category.")
+    after: Extraction | Failure
     changes: list[Change]
 
 
@@ -157,7 +157,7 @@ async def try_schema(body: TryRequest, request: Request, service: Served) -> Try
     records = [offer if isinstance(offer, Failure) else next(answers) for offer in asked]
     n = len(body.offers)
     pairs = zip(records[:n] if served else [None] * n, records[-n:], strict=True)
-    return TryAnswer(results=[Tried(served=old, draft=new, changes=changes(old, new)) for old, new in pairs])
+    return TryAnswer(results=[Tried(before=old, after=new, changes=changes(old, new)) for old, new in pairs])
 
 
 @saving.put("/schemas/{category:path}", responses=BODY | problems(404, 409))
@@ -223,7 +223,7 @@ def _places(findings: Sequence[Finding], note: bool) -> list[Place]:
     # What a client wrote may be half a surrogate pair, which no answer can hold.
     return [
         Place(
-            where=f.where[:200].encode(errors="replace").decode(), message=f.message.encode(errors="replace").decode()
+            place=f.where[:200].encode(errors="replace").decode(), message=f.message.encode(errors="replace").decode()
         )
         for f in findings
         if f.note == note
