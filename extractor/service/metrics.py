@@ -13,7 +13,7 @@ from extractor.records import Extraction, Failure
 from extractor.schema import AttributeSchema
 from extractor.service.batching import Batch, Batcher
 
-INLINE = "(inline)", ""  # stands for category and attribute of schemas that came with a request
+INLINE = "(inline)"  # stands for the categories of schemas that came with a request
 MOST_NEW = 1_000  # attributes of categories, of schemas that were saved while the service runs
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 AGAIN = 15.0  # seconds after which the store is asked again what waits
@@ -91,7 +91,7 @@ class Metrics:
         self._served = {s.reference: s.category or "" for s in given}
 
     def _label(self, category: str | None, attribute: str) -> tuple[str, str]:
-        return INLINE if category is None or (category, attribute) not in self._labels else (category, attribute)
+        return (INLINE, "") if category is None or (category, attribute) not in self._labels else (category, attribute)
 
     def answered(self, method: str, route: str, status: int, seconds: float) -> None:
         self.requests.labels(method, route, status).inc()
@@ -149,7 +149,7 @@ class _Queue(Collector):
         found: Tally[str] = Tally()
         try:
             for schema, waiting in self._waiting():
-                found[INLINE[0] if schema is None else schema.category or ""] += waiting
+                found[INLINE if schema is None else schema.category or ""] += waiting
         except ShelfwiseError:  # the other figures are wanted all the more when the store is gone
             found.clear()
         return found
