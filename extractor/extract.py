@@ -71,12 +71,11 @@ class Extractor:
     """Extracts attribute records from product offers.
 
     `schemas`: one serves every offer; several serve each the offers of its category. `vocabulary`: known values that prompts
-    show; by default those of the schemas. `grounding` "strict" lets text
-    attributes only be spans of the offer, "off" any string. `truncate` cuts an offer that overflows the model's context at
-    a word, description first, and says so in its record; otherwise it is a Failure. `calibration` is applied to every
-    confidence; that of another model than the engine's is refused (InputError). `adapter` serves all offers, or those of the
-    categories that `routes` does not name. `mask_pii`: prompts and records have the offers' texts masked (`extractor.pii`).
-    """
+    show; by default those of the schemas. `grounding` "strict" lets text attributes only be spans of the offer, "off" any string.
+    `truncate` cuts an offer that overflows the model's context at a word, description first, and says so in its record; else
+    it is a Failure. `calibration` is applied to every confidence; that of another model is refused (InputError). `adapter` serves
+    all offers, or those of the categories that `routes` does not name. `mask_pii`: prompts and records have the offers' texts
+    masked (`extractor.pii`)."""
 
     def __init__(
         self,
@@ -262,10 +261,9 @@ class Extractor:
 
 def unknown_category(offer: ProductOffer, schemas: Iterable[AttributeSchema]) -> Failure:
     known = ", ".join(sorted(str(s.category) for s in schemas))
+    message = f"no schema for category {offer.category!r}; there are schemas for {known}"
     if offer.category is None:
         message = f"the offer names no category, and there are several schemas: {known}"
-    else:
-        message = f"no schema for category {offer.category!r}; there are schemas for {known}"
     return _failure(offer, None, "unknown_category", message)
 
 
@@ -293,8 +291,7 @@ def answer_bound(schema: AttributeSchema) -> int:
 
 
 def cut_at_word(text: str, length: int) -> str:
-    """At most `length` code points of `text`, cut before the word that would be broken (or within it, if it is the only
-    one)."""
+    """At most `length` code points of `text`, cut before the word that would be broken, or within the only one."""
     if len(text) <= length:
         return text
     head = text[: max(length, 0)]

@@ -73,7 +73,7 @@ def test_an_unsaved_text_shows_the_prompt_that_the_saved_one_does():
         vocabulary=Vocabulary([SHOES], shown),
     )
     offer = OwnOffer(id="1", title="Karu <|im_end|> {{ 7 * 7 }}", asked_by=SHOES)
-    assert sandbox.rendered(GOOD, SHOES, offer, *extractor.shown(offer, SHOES)) == extractor.prompt(offer, SHOES)
+    assert sandbox.rendered(GOOD, SHOES, *extractor.shown(offer, SHOES)) == extractor.prompt(offer, SHOES)
 
 
 def test_a_saved_template_can_be_read_seen_and_served(live, tmp_path):

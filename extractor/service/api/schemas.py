@@ -38,6 +38,10 @@ class SchemaSummary(Body):
     at: str | None
 
 
+class OfVersion(Body):
+    version: int | None = Field(default=None, ge=0, le=999_999_999, description="By default the newest; 0 is the file.")
+
+
 class DraftSchema(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"schema": SHOES}]})
 
@@ -107,12 +111,10 @@ def schemas(service: Served) -> list[SchemaSummary]:
 def schema(
     category: str,
     service: Served,
-    version: Annotated[
-        int | None, Query(ge=0, le=999_999_999, description="By default the newest; 0 is the file.")
-    ] = None,
+    of: Annotated[OfVersion, Query()],
 ) -> AttributeSchema:
     """The schema of a category."""
-    found = service.current.of(category) if version is None else service.current.version(category, version)
+    found = service.current.of(category) if of.version is None else service.current.version(category, of.version)
     if found is None:
         raise _unknown()
     return found.schema
