@@ -2,6 +2,7 @@
 
 import re
 import shlex
+from functools import cache
 from itertools import pairwise
 from pathlib import Path
 
@@ -9,28 +10,38 @@ import pytest
 import typer
 import yaml
 from conftest import ROOT
+from serving import serving
 
-from extractor.batch_cli import app
+from extractor.cli import app
+from extractor.engines.scripted import ScriptedEngine
 
 DEPLOY = ROOT / "deploy"
-MANIFESTS = sorted(DEPLOY.glob("*.yaml"))
-BATCH = typer.main.get_command(app)
+MANIFESTS = [DEPLOY / "batch-job.yaml"]
+PAGES = sorted(DEPLOY.glob("*.md"))
+SHELFWISE = typer.main.get_command(app)
+PINNED = re.compile(r"[a-z0-9][\w./-]*:v?\d+(\.\d+)+(-[\w-]+)?")
 
 
 def commands(text: str) -> list[list[str]]:
-    """Words behind `shelfwise batch`, of every command that stands in a text."""
-    return [shlex.split(line) for line in re.findall(r"shelfwise batch (.+)", text)]
+    """Words behind `shelfwise`, of every command that stands in a text."""
+    lines = re.findall(r"shelfwise ((?:batch|serve|keys|feedback) [^`|>\n]+)", text)
+    return [shlex.split(line, comments=True) for line in lines if "…" not in line]
 
 
-def check(words: list[str]) -> None:
-    command = BATCH.commands[words[0]]
+def check_command(words: list[str]) -> dict[str, object]:
+    """What the command line makes of them; fails for a command or an option that there is not."""
+    command = SHELFWISE
+    while hasattr(command, "commands"):
+        command, words = command.commands[words[0]], words[1:]
     known = {name for option in command.params for name in (*option.opts, *option.secondary_opts)}
     assert {word for word in words if word.startswith("--")} <= known, words
-    command.make_context(words[0], words[1:])
+    return command.make_context(command.name, list(words)).params
 
 
-def test_there_are_manifests():
-    assert MANIFESTS
+@cache
+def routes() -> set[str]:
+    with serving(ScriptedEngine()) as running:
+        return set(running.http.get("/openapi.json").json()["paths"])
 
 
 @pytest.mark.parametrize("path", MANIFESTS, ids=lambda path: path.name)
@@ -39,7 +50,7 @@ def test_a_manifest_runs_what_there_is(path):
         assert document["apiVersion"] == "ray.io/v1" and document["kind"] == "RayJob"
         spec = document["spec"]
         (words,) = commands(spec["entrypoint"])
-        check(words)
+        check_command(words)
         given = dict(pairwise(words))
         cluster = spec["rayClusterSpec"]
         groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
@@ -57,14 +68,15 @@ def test_a_manifest_runs_what_there_is(path):
         assert group["maxReplicas"] == int(given["--engines"].rpartition(":")[2]) >= group["minReplicas"]
 
 
-@pytest.mark.parametrize("page", sorted(DEPLOY.glob("*.md")), ids=lambda path: path.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda path: path.name)
 def test_a_page_names_what_there_is(page):
     text = page.read_text()
     for words in commands(text):
-        if words[0] in BATCH.commands:
-            check(words)
+        check_command(words)
     for named in re.findall(r"\b(?:deploy|eval|extractor)/[\w.-]+\.\w+", text):
         assert (ROOT / named).is_file(), named
+    for link in re.findall(r"\]\(([\w./-]+)\)", text):
+        assert (DEPLOY / link).exists(), link
     for module in re.findall(r"python -m (eval\.\w+)", text):
         assert (ROOT / Path(*module.split("."))).with_suffix(".py").is_file()
 
