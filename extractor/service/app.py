@@ -18,9 +18,11 @@ def create_app(service: Service) -> Observed:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
+        await run_in_threadpool(service.jobs.start)
         try:
             yield
         finally:
+            await run_in_threadpool(service.jobs.close)
             await run_in_threadpool(service.batcher.close)
 
     app = FastAPI(
