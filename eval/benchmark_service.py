@@ -110,8 +110,9 @@ def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int,
     database = Database(folder / "store.sqlite")
     keys = Keys(database) if auth else None
     secret = keys.create("benchmark", "extract", None, "benchmark")[1] if keys else ""
-    prompting = partial(prompter, load_settings(engine="scripted"), schemas, [])
-    made = Service(opened, schemas, prompting, Store(database), folder, keys, Limits(batch=batch, queue=queue))
+    settings, limits = load_settings(engine="scripted"), Limits(batch=batch, queue=queue)
+    prompting = partial(prompter, settings, schemas, [])
+    made = Service(opened, schemas, prompting, Store(database), folder, keys, limits, (settings, []))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     server = Server(made)
     thread = Thread(target=server.run, args=([listener],))

@@ -57,11 +57,11 @@ def files_of(sources: Sequence[str]) -> list[str]:
 
 
 class Input:
-    """The rows of several files, one behind the other; an id counts over all of them."""
+    """The rows of several files, one behind the other; an id counts over all of them, and `prefix` begins those that are made."""
 
-    def __init__(self, files: Sequence[str], columns: Columns, mask_pii: bool = False) -> None:
+    def __init__(self, files: Sequence[str], columns: Columns, prefix: str = "", mask_pii: bool = False) -> None:
         seen: set[int] = set()
-        prefixes = [f"{name_of(f)}:" if len(files) > 1 else "" for f in files]
+        prefixes = [f"{prefix}{name_of(f)}:" if len(files) > 1 else prefix for f in files]
         self._readers = [OfferReader(f, columns, seen, p, mask_pii) for f, p in zip(files, prefixes, strict=True)]
         self._sizes = [reader.size for reader in self._readers]
         self._at = 0
@@ -167,7 +167,8 @@ def work(
         before = job.counts()
         if before.finished:
             return before
-        rows = Input(files_of(job.manifest.sources), Columns(**job.manifest.columns), job.manifest.masks_pii)
+        m = job.manifest
+        rows = Input(files_of(m.sources), Columns(**m.columns), m.prefix, m.masks_pii)
         items = (Item(n, row) for n, row in enumerate(islice(rows, before.rows, None), before.rows))
         chunks = _ahead(Chunk(chunk, rows.fraction) for chunk in _chunks(items, job.manifest.part))
         known = prepared(chunks, [job, *reuse], key_maker(job))

@@ -12,7 +12,7 @@ import typer
 from rich.console import Console
 from rich.live import Live
 
-from extractor.batch_options import Cpus, Engines, Folder, Gpus, Patience, Port, Ray, Retries, Shown, extract_by, kept
+from extractor.batch_options import Cpus, Engines, Folder, Gpus, Patience, Port, Ray, Retries, Shown, extract_by
 from extractor.errors import InputError
 from extractor.job import READ, Counts, Job, create, open_job
 from extractor.manifest import Manifest, differences
@@ -91,7 +91,7 @@ def run(
 ) -> None:
     """Begin a job and work on it."""
     from extractor.batch import files_of, work
-    from extractor.config import settings_of
+    from extractor.config import kept, settings_of
 
     folder = local(out)
     if folder is None:

@@ -2,7 +2,7 @@
 
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -10,9 +10,6 @@ from extractor.errors import InputError
 
 if TYPE_CHECKING:
     from extractor.batch import Extract
-    from extractor.config import Settings
-
-FILES = ("model", "adapter", "adapters", "template", "calibration")  # settings that may be paths
 
 Folder = Annotated[Path, typer.Argument(help="The job's folder.")]
 Retries = Annotated[int, typer.Option(min=0, help="What the job may try again, in all.")]
@@ -27,13 +24,6 @@ Engines = Annotated[
 Cpus = Annotated[float, typer.Option(min=0, help="Cores of each on Ray.")]
 Gpus = Annotated[float, typer.Option(min=0, help="GPUs of each on Ray.")]
 Shown = Annotated[str, typer.Option("--progress", help="live, json (a line a part), none.")]
-
-
-def kept(settings: "Settings") -> dict[str, Any]:
-    """All of them, for `resume` may run under other variables; and where things are, from whatever folder. No secrets."""
-    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
-    paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
-    return given | {n: str(p.resolve()) for n, p in paths.items() if p.exists() and (n != "template" or p.suffix)}
 
 
 def extract_by(ray: str | None, engines: str, cpus: float, gpus: float) -> "Extract":

@@ -5,7 +5,9 @@ with Client("http://127.0.0.1:8000", key) as client:
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 from urllib.parse import quote
@@ -51,6 +53,22 @@ class ServedTemplate(BaseModel):
     at: str | None
 
 
+class ServedJob(BaseModel):
+    """A job of a service: `state` is waiting, running, cancelled, failed (`problem` says what to do) or finished; `rate` is in
+    records a second."""
+
+    id: str
+    name: str
+    state: str
+    created: str
+    finished: str | None
+    counts: dict[str, Any]
+    fraction: float | None
+    rate: float | None
+    seconds_left: int | None
+    problem: str | None
+
+
 class Client:
     """`timeout` is in seconds for each request; `patience`, how many seconds a service may be overloaded, starting or gone before
     EngineUnavailable is raised. Other problems raise InputError (ConflictError where another reviewer was first), or EngineError
@@ -88,9 +106,7 @@ class Client:
     ) -> list[Extraction | Failure]:
         """One record or failure for each offer, in order. `schema` is the category of a served one, or one of your own; without
         it each offer's category picks a served one. `keep` the records for review."""
-        asked: Any = schema
-        if isinstance(schema, AttributeSchema):
-            asked = schema.written()
+        asked = _named(schema)
         records: list[Extraction | Failure] = []
         for begin in range(0, len(offers), MOST_OFFERS):
             part = [
@@ -168,6 +184,46 @@ class Client:
         except httpx.TransportError as error:
             raise EngineUnavailable(f"{self._http.base_url}: broke off: {error or type(error).__name__}") from error
 
+    def submit(
+        self, path: Path, schema: str | AttributeSchema | None = None, columns: Mapping[str, str] | None = None
+    ) -> ServedJob:
+        """A durable job over a file of offers, `schema` as for `extract`. `columns`: which are `id`, `title`, `description` and
+        `category`; without it they are guessed."""
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
+        kind = {"Content-Type": "application/octet-stream"}
+        sent = self._asked("POST", "/v1/uploads", file=path, params={"name": path.name}, headers=kind)
+        asked = {"upload": sent["id"], "columns": columns and dict(columns), "schema": _named(schema)}
+        return ServedJob.model_validate(self._asked("POST", "/v1/jobs", asked))  # asked twice it is one job
+
+    def job(self, identity: str) -> ServedJob:
+        return ServedJob.model_validate(self._asked("GET", f"/v1/jobs/{identity}"))
+
+    def wait(self, identity: str, timeout: float | None = None) -> ServedJob:
+        """When it is finished, cancelled or failed. Raises EngineUnavailable where that takes more than `timeout` seconds."""
+        begun = time.monotonic()
+        while (job := self.job(identity)).state in ("waiting", "running"):
+            if timeout is not None and time.monotonic() - begun > timeout:
+                raise EngineUnavailable(f"job {identity} has not ended within {timeout:g} s; it goes on")
+            time.sleep(0.5)
+        return job
+
+    def results(self, identity: str, path: Path, format: str | None = None, reviewed: bool = True) -> None:
+        """Into a file, of the format that its ending says; of a job that still runs, what there is so far."""
+        asked: dict[str, str | bool] = {"format": format or path.suffix.removeprefix("."), "reviewed": reviewed}
+        with self._http.stream("GET", f"/v1/jobs/{identity}/results", params=asked) as response:
+            if not response.is_success:
+                response.read()
+                raise _error(response.status_code, _detail(response))
+            aside = path.with_name(f"{path.name}.part")
+            try:
+                with aside.open("wb") as file:
+                    file.writelines(response.iter_bytes())
+            except httpx.TransportError as error:
+                aside.unlink()
+                raise EngineUnavailable(f"{path}: the download broke off ({error}); try again") from error
+            aside.replace(path)
+
     def ready(self) -> bool:
         """Whether the service takes requests, now."""
         try:
@@ -175,11 +231,12 @@ class Client:
         except httpx.TransportError:
             return False
 
-    def _asked(self, method: str, path: str, body: Any = None) -> Any:
+    def _asked(self, method: str, path: str, body: Any = None, file: Path | None = None, **more: Any) -> Any:
         begun, wait = time.monotonic(), 1.0
         while True:
             try:
-                response = self._http.request(method, path, json=body)
+                with file.open("rb") if file else nullcontext() as content:
+                    response = self._http.request(method, path, json=body, content=content, **more)
                 if response.is_success:
                     return response.json()
                 problem, wait = _detail(response), _wait(response)
@@ -190,6 +247,10 @@ class Client:
             if time.monotonic() - begun + wait > self._patience:
                 raise EngineUnavailable(f"{self._http.base_url}: {problem}; waited {self._patience:g} s in vain")
             time.sleep(wait)
+
+
+def _named(schema: str | AttributeSchema | None) -> Any:
+    return schema.written() if isinstance(schema, AttributeSchema) else schema
 
 
 def _error(status: int, problem: str) -> Exception:

@@ -26,6 +26,7 @@ from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key, load_schemas
 from extractor.vocabulary import Vocabulary
 
+FILES = ("model", "adapter", "adapters", "template", "calibration")  # settings that may be paths
 LOCAL = ("vllm", "huggingface")  # engines that load a model into this process
 
 
@@ -93,6 +94,13 @@ def load_settings(**given: Any) -> Settings:
 def settings_of(options: Mapping[str, Any]) -> Settings:
     """The settings among a command's options."""
     return load_settings(**{name: options.get(name) for name in Settings.model_fields})
+
+
+def kept(settings: Settings) -> dict[str, Any]:
+    """All of them, for `resume` may run under other variables; and where things are, from whatever folder. No secrets."""
+    given = settings.model_dump(mode="json", exclude={"api_key"}, exclude_none=True)
+    paths = {n: Path(given[n]) for n in FILES if n in given and given[n] != "base"}
+    return given | {n: str(p.resolve()) for n, p in paths.items() if p.exists() and (n != "template" or p.suffix)}
 
 
 def same_masking(masks: bool) -> None:

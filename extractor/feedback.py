@@ -192,6 +192,19 @@ class Store:
         with self.database.reading() as connection:
             return [record for part in parts(list(offer_ids)) for record in self._records(connection, part)]
 
+    def reviewed(self, records: Sequence[Extraction]) -> list[Extraction]:
+        """The same, with what people decided in its place where the store has the offer with the same text."""
+        found = {record.offer_id: record for record in records}
+        with self.database.reading() as connection:
+            for part in parts(list(found)):
+                query = select(offers.c.id, offers.c.title, offers.c.description).where(offers.c.id.in_(part))
+                texts = {row.id: _texts(row) for row in connection.execute(query)}
+                for row in self.standing(connection, part):
+                    record = found[row.offer]
+                    if row.attribute in record.attributes and _texts(record) == texts.get(row.offer):
+                        found[row.offer] = _placed(record, row)
+        return [found[record.offer_id] for record in records]
+
     def waiting(self, category: str | None = None, attribute: str | None = None) -> ColumnElement[bool]:
         """Condition: the cell waits for review."""
         limits = {name: _limit(t) for name, t in self.thresholds.attributes.items()}
@@ -252,9 +265,7 @@ class Store:
         query = select(extractions.c.offer, extractions.c.record).where(extractions.c.id.in_(newest))
         found = {row.offer: Extraction.model_validate_json(row.record) for row in connection.execute(query)}
         for row in self.standing(connection, part):
-            record = found[row.offer]
-            values = [placed(row.attribute, v, _texts(record)) for v in loaded(row.after)]
-            found[row.offer] = record.model_copy(update={"attributes": {**record.attributes, row.attribute: values}})
+            found[row.offer] = _placed(found[row.offer], row)
         return [found[offer] for offer in part if offer in found]
 
     @staticmethod
@@ -269,6 +280,11 @@ class Store:
 def _locked(*columns: Any) -> Select[Any]:
     """Cells that are to be written, in one order for all, so that nobody waits in a circle."""
     return select(*columns).order_by(cells.c.offer, cells.c.attribute).with_for_update()
+
+
+def _placed(record: Extraction, decision: Any) -> Extraction:
+    values = [placed(decision.attribute, v, _texts(record)) for v in loaded(decision.after)]
+    return record.model_copy(update={"attributes": {**record.attributes, decision.attribute: values}})
 
 
 def _limit(threshold: float | None) -> float:

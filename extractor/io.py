@@ -34,12 +34,12 @@ def format_of(source: str | Path) -> str | None:
 
 @dataclass(frozen=True)
 class Columns:
-    """What the fields of an offer are called in the input."""
+    """What the fields of an offer are called in the input, None for what it does not have."""
 
-    id: str = "id"
+    id: str | None = "id"
     title: str = "title"
-    description: str = "description"
-    category: str = "category"
+    description: str | None = "description"
+    category: str | None = "category"
 
 
 class OfferReader:
@@ -147,15 +147,17 @@ class OfferReader:
                 names = file.schema_arrow.names
                 self._require_title(names)
                 self._whole, self._done = file.metadata.num_rows, 0
-                c = self.columns
-                wanted = [n for n in (c.id, c.title, c.description, c.category) if n in names]
-                for batch in file.iter_batches(batch_size=1024, columns=wanted):
+                for batch in file.iter_batches(batch_size=1024, columns=self._wanted(names)):
                     for row in batch.to_pylist():
                         self.rows += 1
                         self._done = self.rows
                         yield self._offer(self.rows, row)
         except pa.ArrowInvalid as error:
             raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        c = self.columns
+        return [n for n in (c.id, c.title, c.description, c.category) if n in names]
 
     def _xlsx(self) -> Iterator[ProductOffer | Failure]:
         from extractor.spreadsheets import opened_sheet
@@ -175,7 +177,7 @@ class OfferReader:
                 f"{self.source}: no column {self.columns.title!r}; there are {shown}; name it with --title-column"
             )
 
-    def _offer(self, number: int, row: dict[str, Any]) -> ProductOffer | Failure:
+    def _offer(self, number: int, row: dict[Any, Any]) -> ProductOffer | Failure:
         c = self.columns
         identity = row.get(c.id)
         identity = f"{self._prefix}line-{number}" if identity is None or identity == "" else str(identity)
@@ -199,6 +201,21 @@ class OfferReader:
     def _bad_row(self, number: int, problem: str, identity: str | None = None) -> Failure:
         identity = identity or f"{self._prefix}line-{number}"
         return _failure("invalid_offer", f"{self._prefix}line {number}: {problem}", identity)
+
+
+class RowReader(OfferReader):
+    """Iterates over the rows of a file as they are, whatever their columns; `names` are those of its header, where it has one."""
+
+    names: list[str] | None = None
+
+    def _wanted(self, names: list[str]) -> list[str]:
+        return names
+
+    def _require_title(self, names: list[str]) -> None:
+        self.names = names
+
+    def _offer(self, number: int, row: dict[Any, Any]) -> Any:
+        return row
 
 
 _SURROGATES = {chr(c) for c in range(0xDC80, 0xDD00)}

@@ -24,7 +24,7 @@ from typing import BinaryIO, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from extractor.errors import InputError, StorageError, explain
+from extractor.errors import ConflictError, InputError, StorageError, explain
 from extractor.manifest import Manifest, differences, now
 from extractor.records import Extraction, Failure, Usage
 
@@ -107,8 +107,8 @@ class Job:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Alone with the job, and without what a crash left of an unfinished part. Raises InputError where another process works
-        on it."""
+        """Alone with the job, and without what a crash left of an unfinished part. Raises ConflictError where another process
+        works on it."""
         with _storing(self.folder):
             lock = (self.folder / LOCK).open("a+")
         with lock:
@@ -116,7 +116,7 @@ class Job:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 lock.seek(0)
-                raise InputError(f"{self.folder}: process {lock.read().strip()} is at work on this job") from error
+                raise ConflictError(f"{self.folder}: process {lock.read().strip()} is at work on this job") from error
             with _storing(self.folder):
                 lock.truncate(0)
                 lock.write(str(os.getpid()))
@@ -177,10 +177,11 @@ class Job:
             file.seek(at[1])
             return Extraction.model_validate_json(file.readline())
 
-    def letters(self) -> Iterator[DeadLetter]:
-        """The dead letters that nothing has answered since, part by part."""
+    def letters(self, offset: int = 0, limit: int = -1) -> Iterator[DeadLetter]:
+        """The dead letters that nothing has answered since, part by part; `limit` -1 for all."""
         places: dict[int, set[int]] = {}
-        for number, line in self._ledger.execute("SELECT part, line FROM dead"):
+        query = "SELECT part, line FROM dead ORDER BY part, line LIMIT ? OFFSET ?"
+        for number, line in self._ledger.execute(query, (limit, offset)):
             places.setdefault(number, set()).add(line)
         for number in sorted(places):
             with self._opened(DEAD, number) as file:
@@ -189,13 +190,19 @@ class Job:
                         yield DeadLetter.model_validate_json(line)
 
     def records(self) -> Iterator[Extraction]:
-        """All records, part by part. Raises InputError for a part that is not as it was written."""
-        for number, sha256 in self._ledger.execute("SELECT number, sha256 FROM parts ORDER BY number").fetchall():
+        """All records, part by part. Errors are those of `parts`."""
+        for _, records in self.parts():
+            yield from records
+
+    def parts(self, begin: int = 0) -> Iterator[tuple[int, list[Extraction]]]:
+        """The records of the parts from this number on. Raises InputError for a part that is not as it was written."""
+        query = "SELECT number, sha256 FROM parts WHERE number >= ? ORDER BY number"
+        for number, sha256 in self._ledger.execute(query, (begin,)).fetchall():
             with self._opened(PARTS, number) as file:
                 content = file.read()
             if hashlib.sha256(content).hexdigest() != sha256:
                 raise InputError(f"{file.name}: changed since it was written; take it from a backup")
-            yield from map(Extraction.model_validate_json, content.splitlines())
+            yield number, [Extraction.model_validate_json(line) for line in content.splitlines()]
 
     def _opened(self, kind: str, number: int) -> BinaryIO:
         try:

@@ -1,13 +1,16 @@
 """What a service remembers beside reviews: who did what, and the jobs that were begun."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from sqlalchemy import Connection, insert, select
+from sqlalchemy import Connection, delete, func, insert, select, update
 
 from extractor.database import Database
 from extractor.database.tables import audit, jobs
+
+_JSON = ("counts", "asked")
 
 
 @dataclass(frozen=True)
@@ -58,11 +61,44 @@ class Journal:
             statement = self.database.upsert(jobs).values(row)
             connection.execute(statement.on_conflict_do_update(index_elements=["id"], set_=row))
 
-    def jobs(self) -> list[JobEntry]:
-        """All, newest first."""
+    def move(self, identity: str, states: Sequence[str], said: tuple[str, str] | None = None, **news: Any) -> bool:
+        """Whether the job was in one of these states: only then what is new of it is kept and, for the audit log, `said`: who,
+        and what. So of two who move it at once one does."""
+        row = {name: json.dumps(new) if name in _JSON else new for name, new in news.items()}
+        with self.database.writing() as connection:
+            moved = update(jobs).where(jobs.c.id == identity, jobs.c.state.in_(states)).values(row)
+            if connection.execute(moved.returning(jobs.c.id)).one_or_none() is None:
+                return False
+            if said:
+                note(self.database, connection, *said, identity)
+            return True
+
+    def forget(self, identity: str, states: Sequence[str]) -> bool:
+        """Whether it was in one of these states, and is forgotten now."""
+        with self.database.writing() as connection:
+            gone = delete(jobs).where(jobs.c.id == identity, jobs.c.state.in_(states))
+            return connection.execute(gone.returning(jobs.c.id)).one_or_none() is not None
+
+    def jobs(
+        self,
+        states: Sequence[str] | None = None,
+        who: str | None = None,
+        kind: str | None = None,
+        limit: int | None = None,
+        offset: int = 0,
+    ) -> list[JobEntry]:
+        """Newest first."""
+        asked = {"state": states, "who": who and [who], "kind": kind and [kind]}
+        wanted = [jobs.c[name].in_(values) for name, values in asked.items() if values is not None]
+        query = select(jobs).where(*wanted).order_by(jobs.c.created.desc(), jobs.c.id).limit(limit).offset(offset)
         with self.database.reading() as connection:
-            rows = connection.execute(select(jobs).order_by(jobs.c.created.desc(), jobs.c.id)).mappings()
-            return [_entry(dict(row)) for row in rows]
+            return [_entry(dict(row)) for row in connection.execute(query).mappings()]
+
+    def tally(self, kind: str) -> dict[str, int]:
+        """state -> how many jobs of this kind are in it."""
+        query = select(jobs.c.state, func.count()).where(jobs.c.kind == kind).group_by(jobs.c.state)
+        with self.database.reading() as connection:
+            return {row[0]: row[1] for row in connection.execute(query)}
 
     def job(self, identity: str) -> JobEntry | None:
         with self.database.reading() as connection:
@@ -71,7 +107,7 @@ class Journal:
 
 
 def _entry(row: dict[str, Any]) -> JobEntry:
-    return JobEntry(**row | {name: json.loads(row[name]) for name in ("counts", "asked")})
+    return JobEntry(**row | {name: json.loads(row[name]) for name in _JSON})
 
 
 def note(database: Database, connection: Connection, who: str, what: str, about: str) -> None:

@@ -13,14 +13,16 @@ def now() -> str:
 
 
 class Manifest(BaseModel):
-    """`sources` are files, folders or globs; `settings` those of `extractor.config` without secrets; `prints` say of everything
-    that records depend on, by name, what it was; `changes`, what was accepted later."""
+    """`sources` are files, folders or globs; `prefix` begins the ids that rows without one are given; `settings` are those of
+    `extractor.config` without secrets; `prints` say of everything that records depend on, by name, what it was; `changes`, what
+    was accepted later."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     sources: list[str]
     part: int
-    columns: dict[str, str] = {}
+    columns: dict[str, Any] = {}
+    prefix: str = ""
     schema_path: str | None = None
     attributes: str | None = None
     demonstrations: str | None = None

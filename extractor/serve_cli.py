@@ -101,4 +101,5 @@ def serve(
         prompting = partial(prompter, settings, trained, labelled, own=own)
         folder = default_file(data_dir).parent
         kept = Store(database, accepting)
-        run(Service(opened, schemas, prompting, kept, folder, keys, limits, registry, settings.mask_pii), host, port)
+        asking = (settings, labelled)
+        run(Service(opened, schemas, prompting, kept, folder, keys, limits, asking, registry), host, port)

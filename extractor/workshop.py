@@ -56,7 +56,7 @@ class Workshop:
         extractor = self.extractor
         try:
             records = self._patiently(lambda: extractor.extract(offers))
-            return [_outcome(extractor, offer, r, attempt) for offer, r in zip(offers, records, strict=True)]
+            return [outcome_of(extractor, offer, r, attempt) for offer, r in zip(offers, records, strict=True)]
         except (InputError, EngineUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
@@ -67,7 +67,7 @@ class Workshop:
             self._spend(reason)
             return self.extract(offers, attempt + 1)
         if len(offers) == 1:
-            return [_outcome(self.extractor, offers[0], broken(offers[0], reason), attempt)]
+            return [outcome_of(self.extractor, offers[0], broken(offers[0], reason), attempt)]
         self._spend(reason)
         middle = len(offers) // 2
         return self.extract(offers[:middle], attempt + 1) + self.extract(offers[middle:], attempt + 1)
@@ -92,7 +92,7 @@ class Workshop:
         self._extractor = None
 
 
-def _outcome(extractor: Extractor, offer: ProductOffer, record: Extraction | Failure, attempt: int) -> Outcome:
+def outcome_of(extractor: Extractor, offer: ProductOffer, record: Extraction | Failure, attempt: int) -> Outcome:
     asked = None
     if isinstance(record, Failure) and (schema := extractor.schema_for(offer)):
         with suppress(Exception):  # an offer may be poisonous to its own prompt

@@ -1,5 +1,6 @@
 """What the tests of the service share: a real server on a loopback port, around a scripted engine."""
 
+import json
 import socket
 import time
 from contextlib import ExitStack, closing, contextmanager
@@ -66,8 +67,9 @@ def _serving(engine, keys, ready, store, folder, registry, mask_pii, limits):
     def opened():
         yield Extractor(engine() if callable(engine) else engine, SCHEMAS, mask_pii=mask_pii)
 
-    prompting = partial(prompter, load_settings(engine="scripted", mask_pii=mask_pii), SCHEMAS, [])
-    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), registry, mask_pii)
+    settings = load_settings(engine="scripted", mask_pii=mask_pii)
+    prompting = partial(prompter, settings, SCHEMAS, [])
+    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), (settings, []), registry)
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(service)
     thread = Thread(target=server.run, args=([listener],))
@@ -107,3 +109,37 @@ def gate(title="slow"):
 
 def values(record):
     return {name: [v["value"] for v in found] for name, found in record["attributes"].items()}
+
+
+def table(n, first=0, category="Shoes"):
+    """A file of offers."""
+    rows = (f"{i},Brand{i} Loafer,{category}\n" for i in range(first, first + n))
+    return ("sku,Product name,Category\n" + "".join(rows)).encode()
+
+
+def sent(running, content, name="offers.csv", kind="application/octet-stream", headers=None):
+    headers = {"Content-Type": kind} | (headers or {})
+    return running.http.post("/v1/uploads", params={"name": name}, content=content, headers=headers)
+
+
+def begun(running, content, name="offers.csv", headers=None, **asked):
+    """A job over a file."""
+    upload = sent(running, content, name, headers=headers)
+    assert upload.status_code == 201, upload.text
+    response = running.http.post("/v1/jobs", json={"upload": upload.json()["id"]} | asked, headers=headers)
+    assert response.status_code == 202, response.text
+    return response.json()
+
+
+def ended(running, job, state="finished", headers=None):
+    look = lambda: running.http.get(f"/v1/jobs/{job['id']}", headers=headers).json()  # noqa: E731
+    running.until(lambda: look()["state"] not in ("waiting", "running"))
+    found = look()
+    assert found["state"] == state, found
+    return found
+
+
+def records(running, job, headers=None, **asked):
+    response = running.http.get(f"/v1/jobs/{job['id']}/results", params=asked, headers=headers)
+    assert response.status_code == 200, response.text
+    return [json.loads(line) for line in response.text.splitlines()]

@@ -82,6 +82,29 @@ def test_jobs_are_remembered_as_they_stand(address):
     database.close()
 
 
+def test_of_two_who_move_a_job_one_does(address):
+    database = Database(address)
+    journal = Journal(database)
+    for n, who in enumerate(("ann", "bob", "ann")):
+        journal.enter(JobEntry(str(n), "", "Monday", "waiting", who, f"2026-11-2{n}", asked={"a": 1}))
+    with ThreadPoolExecutor(4) as pool:
+        moved = list(
+            pool.map(lambda n: journal.move("1", ["waiting"], ("bob", f"move {n}"), state="running"), range(4))
+        )
+    assert sorted(moved) == [False, False, False, True] and len(journal.entries()) == 1
+    assert journal.move("1", ["running"], counts={"rows": 5}, problem="\0") and not journal.move(
+        "9", ["running"], name="x"
+    )
+    assert (journal.job("1").counts, journal.job("1").problem, journal.job("1").asked) == ({"rows": 5}, "\0", {"a": 1})
+    assert [j.id for j in journal.jobs()] == ["2", "1", "0"] and [j.id for j in journal.jobs(limit=1, offset=1)] == [
+        "1"
+    ]
+    assert [j.id for j in journal.jobs(["waiting"], "ann", "extract")] == ["2", "0"] and not journal.jobs(kind="train")
+    assert journal.tally("extract") == {"waiting": 2, "running": 1}
+    assert not journal.forget("1", ["waiting"]) and journal.forget("2", ["waiting"]) and not journal.job("2")
+    database.close()
+
+
 @pytest.fixture
 def tomorrow(tmp_path):
     """Migrations with one more, of which the program does not know yet."""

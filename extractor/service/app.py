@@ -19,9 +19,11 @@ def create_app(service: Service) -> Observed:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         service.batcher.start()
         service.current.start()
+        await run_in_threadpool(service.jobs.start)
         try:
             yield
         finally:
+            await run_in_threadpool(service.jobs.close)
             await run_in_threadpool(service.batcher.close)
             await run_in_threadpool(service.current.close)
 

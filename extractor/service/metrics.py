@@ -2,10 +2,11 @@
 
 import time
 from collections import Counter as Tally
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 
 import prometheus_client as prometheus
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from extractor.errors import ShelfwiseError
@@ -19,6 +20,23 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 AGAIN = 15.0  # seconds after which the store is asked again what waits
 Waiting = Callable[[], Iterable[tuple[AttributeSchema | None, int]]]
 CONFIDENCES = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99)
+
+
+class _Jobs(Collector):
+    """Counted when somebody asks; where the store cannot be reached, there are the other metrics."""
+
+    def __init__(self, counted: Callable[[], Mapping[str, int]]) -> None:
+        self._counted = counted
+
+    def describe(self) -> Iterator[Metric]:
+        yield GaugeMetricFamily("shelfwise_jobs", "Jobs.", labels=["state"])
+
+    def collect(self) -> Iterator[Metric]:
+        family = GaugeMetricFamily("shelfwise_jobs", "Jobs.", labels=["state"])
+        with suppress(ShelfwiseError):
+            for state, n in self._counted().items():
+                family.add_metric([state], n)
+        yield family
 
 
 class Metrics:
@@ -65,6 +83,11 @@ class Metrics:
             [*asked, "decision"],
             registry=registry,
         )
+        self.job_rows = prometheus.Counter("shelfwise_job_rows", "Rows of jobs that are done.", registry=registry)
+
+    def count(self, jobs: Callable[[], Mapping[str, int]]) -> None:
+        """`jobs`: state -> how many."""
+        self.registry.register(_Jobs(jobs))
 
     def watch(self, batcher: Batcher) -> None:
         for name, what, read in (

@@ -20,8 +20,11 @@ from extractor.schema import AttributeSchema, category_key
 from extractor.service.auth import Access
 from extractor.service.batching import Batcher
 from extractor.service.current import CurrentSchemas
+from extractor.service.jobs import KIND, PART, Jobs
 from extractor.service.metrics import Metrics
 from extractor.service.observe import log
+from extractor.service.reports import STATES
+from extractor.service.uploads import Bounds, Uploads
 from extractor.workshop import Opened
 
 Prompting = Callable[[Template | None], Extractor]
@@ -29,7 +32,8 @@ Prompting = Callable[[Template | None], Extractor]
 
 @dataclass(frozen=True)
 class Limits:
-    """`batch` and `queue` are in offers, `body` in bytes, the others in seconds; `rate` is in requests a second and key."""
+    """`batch` and `queue` are in offers; `body`, `upload` (a file) and `pending` (a key's files that no job has taken, at most
+    `uploads`) in bytes; `watching` in clients that follow jobs; the others in seconds; `rate` is in requests a second and key."""
 
     batch: int = 256
     window: float = 0.01
@@ -39,12 +43,17 @@ class Limits:
     body: int = 8 << 20
     reading: float = 15.0
     patience: float = 5.0
+    upload: int = 200 << 20
+    uploads: int = 20
+    pending: int = 1 << 30
+    watching: int = 200
 
 
 class Service:
     """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
-    service asks. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
-    access control. `mask_pii`: offers are masked before anything is done with them."""
+    service asks: by `asking`, its settings and demonstrations, which also say whether offers are masked before anything is done
+    with them. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
+    access control."""
 
     def __init__(
         self,
@@ -55,10 +64,10 @@ class Service:
         folder: Path,
         keys: Keys | None,
         limits: Limits,
+        asking: tuple[Settings, Sequence[LabelledOffer]],
         registry: Registry | None = None,
-        mask_pii: bool = False,
     ) -> None:
-        self.mask_pii = mask_pii
+        self.mask_pii = asking[0].mask_pii
         self.limits, self.registry = limits, registry
         self.store, self.journal, self.folder = store, Journal(store.database), folder
         self.access = Access(keys, limits.rate)
@@ -77,6 +86,20 @@ class Service:
         )
         self.metrics.watch(self.batcher)
         self.metrics.watch_queue(self._waiting)
+        bounds = Bounds(limits.upload, limits.pending, limits.uploads, limits.reading)
+        self.uploads = Uploads(self.journal, folder / "jobs", bounds)
+        self.jobs = Jobs(
+            self.uploads,
+            store,
+            self.batcher,
+            asking,
+            opened,
+            prompter=lambda: self.prompter(None),
+            counted=self.metrics.job_rows.inc,
+            part=max(1, min(PART, limits.queue // 8)),
+        )
+        self.metrics.count(lambda: dict.fromkeys(STATES, 0) | self.journal.tally(KIND))
+        self.watched = 0  # clients that follow jobs
         self._prompting = lru_cache(maxsize=32)(prompting)
 
     @property

@@ -1,10 +1,25 @@
 """The API, version 1: a room for each thing that it is about."""
 
-from extractor.service.api import adapters, extract, feedback, operations, quality, schemas, sessions, templates
+from extractor.service.api import (
+    adapters,
+    extract,
+    feedback,
+    jobs,
+    operations,
+    quality,
+    results,
+    schemas,
+    sessions,
+    templates,
+    uploads,
+)
 
 ROUTERS = (
     sessions.entering,
     extract.extracting,
+    uploads.sending,
+    jobs.working,
+    results.downloading,
     schemas.reading,
     schemas.trying,
     schemas.saving,
