@@ -14,7 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
-from serving import SHOES, begun, ended, gate, problem, records, serving, table
+from serving import OFFER, SHOES, begun, ended, gate, problem, records, serving, table, values
 
 from extractor.client import Client
 from extractor.engines.scripted import ScriptedEngine, first_words
@@ -198,10 +198,12 @@ def test_the_schemas_of_a_job_stay_as_they_were():
     with serving(engine, queue=8) as running:
         job = begun(running, table(6))
         running.until(lambda: running.service.jobs._running)
-        running.service._by_category.clear()
-        running.service.schemas = running.service.schemas[:1]
+        draft = {"category": "Shoes", "attributes": [{"name": "Sole"}]}
+        saved = running.http.put("/v1/schemas/Shoes", json={"schema": draft, "from_version": 0})
+        assert saved.status_code == 200
         opened.set()
         ended(running, job)
+        assert values(running.extract(OFFER).json()["results"][0]) == {"Sole": ["Velmora"]}
         assert {tuple(r["attributes"]) for r in records(running, job)} == {("Brand", "Color")}
         entry = running.service.jobs.job(job["id"])
         assert SHOES in running.service.jobs.schemas(entry) and len(running.service.jobs.schemas(entry)) == 3
