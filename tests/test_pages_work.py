@@ -148,7 +148,7 @@ def test_quality_over_days(browser):
             "75",
             "%",
             "4",
-            "4",
+            "0",
         ]
         assert page.locator(".chart .coverage circle").count() == 4
         accessible(page)
