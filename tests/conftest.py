@@ -236,3 +236,12 @@ def here(tmp_path):
 
     with desk_at(tmp_path / "store.sqlite") as opened:
         yield opened
+
+
+@pytest.fixture(scope="module")
+def browser():
+    """Chromium, for `browsing`."""
+    from browsing import chromium
+
+    with chromium() as opened:
+        yield opened

@@ -1,7 +1,7 @@
 """The pages, as people meet them: Chromium at a real server with the scripted engine."""
 
 import pytest
-from browsing import accessible, browsing, chromium
+from browsing import accessible, browsing
 from playwright.sync_api import expect
 from serving import serving
 
@@ -11,12 +11,6 @@ from extractor.errors import EngineUnavailable
 from extractor.service.pages import FILES, NAV
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 def test_who_has_no_key_is_led_to_the_way_in_and_back(browser, keyed):

@@ -3,7 +3,7 @@
 import time
 
 import pytest
-from browsing import accessible, browsing, chromium
+from browsing import accessible, browsing
 from playwright.sync_api import expect
 from serving import SCHEMAS, serving
 
@@ -19,12 +19,6 @@ BAGS = AttributeSchema(
         Attribute(name="Color", multiple=True),
     ),
 )
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture

@@ -4,7 +4,7 @@ import json
 import re
 
 import pytest
-from browsing import accessible, browsing, chromium
+from browsing import accessible, browsing
 from playwright.sync_api import expect
 from serving import gate, serving
 
@@ -12,12 +12,6 @@ from extractor.engines.scripted import ScriptedEngine
 
 pytestmark = pytest.mark.browser
 OFFERS = [{"sku": str(n), "name": f"Velmora{n} Loafer", "kind": "Shoes"} for n in range(80)]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture
