@@ -9,7 +9,7 @@ from sqlalchemy import ColumnElement, and_, case, func, select
 from extractor.cells import NONE, loaded
 from extractor.database.tables import cells, offers, reviews
 from extractor.feedback import Store
-from extractor.records import LabelledOffer
+from extractor.records import LabelledOffer, ProductOffer
 
 RECENT = 600.0  # seconds over which pace is taken
 ENOUGH = 30  # labelled offers with which an adapter begins to be better than the base model
@@ -117,6 +117,14 @@ def quality_by_day(store: Store, since: str = "0001-01-01") -> list[Quality]:
             for row in connection.execute(query):
                 found.setdefault(tuple(row[:3]), {}).update(zip(columns, row[3:], strict=True))
     return [Quality(c, a, day=day, **sums) for (day, c, a), sums in sorted(found.items(), key=lambda pair: pair[0])]
+
+
+def some(store: Store, category: str, n: int) -> list[ProductOffer]:
+    """Offers of a category to try something on: any, for to find the newest would read all."""
+    query = select(offers.c.id, offers.c.category, offers.c.title, offers.c.description)
+    with store.database.reading() as connection:
+        rows = connection.execute(query.where(offers.c.category == category).limit(n)).mappings()
+        return [ProductOffer(**row | {"category": row["category"] or None}) for row in map(dict, rows)]
 
 
 def labelled(store: Store, category: str | None = None) -> Iterator[LabelledOffer]:

@@ -66,9 +66,11 @@ def test_what_is_no_file_of_offers_is_said(browser, sent, tmp_path):
 
 def test_a_schema_is_changed_tried_and_saved(browser):
     with serving(ScriptedEngine()) as running, browsing(browser, running) as page:
+        assert running.extract({"id": "1", "category": "Shoes", "title": "Tarn Boot"}, keep=True).status_code == 200
         page.goto("/schemas")
         page.select_option("#category", "Shoes")
         expect(page.locator(".attribute")).to_have_count(2)
+        expect(page.locator("#titles")).to_have_value("Tarn Boot")
         accessible(page)
         page.click("#add")
         page.keyboard.type("Color")

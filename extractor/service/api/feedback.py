@@ -146,6 +146,11 @@ class CategoryWaiting(Body):
     attributes: list[AttributeWaiting]
 
 
+class Text(Body):
+    title: str
+    description: str | None
+
+
 class RecordsRequest(Body):
     """Records as `shelfwise extract` writes them, without the failures."""
 
@@ -239,6 +244,12 @@ def labelled(service: Served, who: Reviewer, of: Annotated[InCategory, Query()])
     first = list(islice(offers, 1))  # a store that cannot be reached is a problem, as long as nothing is sent
     headers = {"Content-Disposition": 'attachment; filename="labelled.jsonl"'}
     return StreamingResponse(_lines(chain(first, offers)), media_type=JSONL, headers=headers)
+
+
+@reviewing.get("/feedback/offers", responses=problems(422))
+def offers(service: Served, category: str, n: Annotated[int, Query(ge=1, le=MOST_ITEMS)] = 10) -> list[Text]:
+    """Some offers of a category that were extracted, to try a schema on."""
+    return [Text(title=o.title, description=o.description) for o in quality.some(service.store, category, n)]
 
 
 @reviewing.post("/feedback/records", responses=BODY)

@@ -33,7 +33,13 @@ FIELDS = (
     ("category", "Category", False),
     ("id", "Id", False),
 )
-NAV = {"try": "Try it", "jobs": "Jobs", "review": "Review", "schemas": "Schemas", "quality": "Quality"}
+NAV: dict[str, tuple[str, Role]] = {  # the pages that the head of each leads to, and who may open them
+    "try": ("Try it", "extract"),
+    "jobs": ("Jobs", "extract"),
+    "review": ("Review", "review"),
+    "schemas": ("Schemas", "review"),
+    "quality": ("Quality", "review"),
+}
 
 _env = Environment(
     loader=FileSystemLoader(HERE / "templates"), autoescape=True, finalize=printable, undefined=StrictUndefined
@@ -93,7 +99,7 @@ async def static(name: str, request: Request) -> Response:
 
 
 @opened.get("/sign-in")
-async def sign_in(request: Request, to: str = "/") -> Response:
+async def sign_in(request: Request) -> Response:
     if request.app.state.service.access.keys is None:
         return RedirectResponse("/", 303)
     return rendered(request, "sign-in")

@@ -106,8 +106,18 @@ async function load(category) {
   const found = await api("GET", `/v1/schemas/${encodeURIComponent(category)}`);
   const summary = summaries.find(s => s.category === category) ?? {};
   show(found, summary.version ?? 0);
+  suggest(category);
   $("#version").textContent = summary.version ? `Version ${summary.version}, saved by ${summary.who}, ${new Date(summary.at).toLocaleString()}` : "As the service was started with it";
 }
+
+/** Offers of the category that were extracted before, unless somebody has written titles. */
+let suggested = [];
+async function suggest(category) {
+  if ($("#titles").value !== suggested.map(line).join("\n")) return;
+  suggested = await api("GET", `/v1/feedback/offers?category=${encodeURIComponent(category)}`);
+  $("#titles").value = suggested.map(line).join("\n");
+}
+const line = offer => offer.title.replace(/\s+/g, " ").trim();
 
 let summaries = [];
 async function refresh(chosen) {
@@ -151,7 +161,7 @@ $("#try").addEventListener("click", async () => {
   const schema = draft();
   $("#results").ariaBusy = "true";
   try {
-    const { results } = await api("POST", "/v1/schemas/try", { schema, offers: titles.map((title, i) => ({ id: `try-${i + 1}`, title, category: schema.category })) });
+    const { results } = await api("POST", "/v1/schemas/try", { schema, offers: titles.map((title, i) => ({ ...(suggested.find(offer => line(offer) === title) ?? { title }), id: `try-${i + 1}`, category: schema.category })) });
     const n = results.filter(r => r.changes.length).length;
     $("#summary").textContent = n ? `${n} of ${results.length} offers come out differently` : "Nothing changes";
     $("#results").replaceChildren(...results.map(compared));
