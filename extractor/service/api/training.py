@@ -22,7 +22,7 @@ deciding = router("admin", prefix="/v1/adapters")
 class TrainingRequest(Body):
     model_config = ConfigDict(json_schema_extra={"examples": [{"category": "Shoes"}]})
 
-    category: Name
+    category: str = Field(max_length=200, description='As `quality` names it; "" for none.')
 
 
 class PromotionRequest(Body):
