@@ -1,19 +1,13 @@
 """An adapter is trained and promoted on the page, by somebody who knows no command."""
 
 import pytest
-from browsing import accessible, browsing, chromium
+from browsing import accessible, browsing
 from playwright.sync_api import expect
 from test_training import WON, bench_at, decided
 
 from extractor.service import commands
 
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
 
 
 @pytest.fixture(autouse=True)

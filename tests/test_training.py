@@ -14,6 +14,7 @@ import pytest
 from serving import OFFER, SHOES, problem, serving, values
 from test_feedback import record
 
+from extractor import AttributeSchema
 from extractor.adapters import Registry
 from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
@@ -373,6 +374,15 @@ def test_an_adapter_of_another_schema_is_taken_back(bench):
     card.write_text(card.read_text().replace(SHOES.reference, "shoes@0000000000"))
     assert "trained for shoes@0000000000" in problem(bench.promote(), 409, "not-opened")["detail"]
     assert bench.adapter() is None and values(bench.running.extract(OFFER).json()["results"][0])["Brand"] == ["Velmora"]
+
+
+def test_an_adapter_for_a_schema_that_was_saved_meanwhile_serves_it(bench):
+    sized = AttributeSchema.from_names(["Brand", "Size"], "Shoes")
+    body = {"schema": sized.written(), "from_version": 0}
+    assert bench.http.put("/v1/schemas/Shoes", json=body).status_code == 200
+    bench.trained(**WON)
+    assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
+    assert set(values(bench.running.extract(OFFER).json()["results"][0])) == {"Brand", "Size"}
 
 
 def test_reviewers_look_and_admins_decide(tmp_path):
