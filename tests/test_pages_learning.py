@@ -3,7 +3,7 @@
 import pytest
 from browsing import accessible, browsing
 from playwright.sync_api import expect
-from test_training import WON, bench_at, decided
+from workbench import WON, bench_at, decided
 
 from extractor.service import commands
 

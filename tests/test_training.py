@@ -1,101 +1,22 @@
-"""Adapters trained in the service, and promoted while it runs. A script stands in for the commands that train and compare."""
+"""Adapters trained in the service: from what people decided to scores, cancelled, killed and gone on with."""
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
-from serving import OFFER, SHOES, problem, serving, values
+from serving import problem, serving
 from test_feedback import record
+from workbench import WON, alive, bench_at, decided, rows, word
 
-from extractor import AttributeSchema
 from extractor.adapters import Registry
-from extractor.database import Database
-from extractor.engines.scripted import ScriptedEngine, first_words
-from extractor.errors import EngineError
-from extractor.feedback import Store
-from extractor.keys import Keys
+from extractor.engines.scripted import ScriptedEngine
 from extractor.quality import ENOUGH, LEAST, labelled, likeness, sides
 from extractor.records import LabelledOffer
 from extractor.service import commands
 from extractor.service.training import folder_name
-
-STANDIN = (sys.executable, str(Path(__file__).parent / "standin.py"))
-WON = {"scores": {"unbeaten": []}}
-
-
-def word(n):
-    """Titles that differ in more than digits."""
-    return "".join(chr(ord("a") + int(digit)) for digit in str(n))
-
-
-def decided(store, n, first=0, category="Shoes"):
-    """So many labelled offers."""
-    store.add(
-        record(f"o{i}", f"Diesel boot {word(i)} {i}", category=category, Brand=("Diesel", 0.5), Color=None)
-        for i in range(first, first + n)
-    )
-    store.decide_alike("ann", category, "Brand", ["Diesel"])
-
-
-class Bench:
-    """A service that can train, what its commands do, and what they were called with."""
-
-    def __init__(self, running, root):
-        self.running, self.root, self.http = running, root, running.http
-
-    def stand(self, **said):
-        (self.root / "standing").write_text(json.dumps(said))
-
-    def calls(self):
-        file = self.root / "calls"
-        return rows(file) if file.exists() else []
-
-    def train(self, category="Shoes"):
-        return self.http.post("/v1/adapters/train", json={"category": category})
-
-    def job(self, n=0):
-        return self.http.get("/v1/adapters/jobs").json()["jobs"][n]
-
-    def ended(self, state="finished"):
-        self.running.until(lambda: self.job()["state"] not in ("waiting", "running"))
-        assert self.job()["state"] == state, self.job()
-        return self.job()
-
-    def trained(self, **said):
-        self.stand(**said)
-        assert self.train().status_code == 202
-        return self.ended()
-
-    def promote(self, **asked):
-        return self.http.post("/v1/adapters/promote", json={"reference": "shoes@1"} | asked)
-
-    def adapter(self):
-        found = self.running.extract(OFFER).json()["results"][0]
-        return found["provenance"]["adapter"]
-
-
-@contextmanager
-def bench_at(folder, engine=None, n=ENOUGH, **more):
-    root = folder / "adapters"
-    root.mkdir(exist_ok=True)
-    with closing(Database(folder / "store.sqlite")) as database:
-        store = Store(database)
-        if n:
-            decided(store, n)
-        engine = engine or ScriptedEngine()
-        more |= {"folder": folder, "program": STANDIN}
-        with serving(engine, store=store, registry=Registry(root), **more) as running:
-            bench = Bench(running, root)
-            if not (root / "standing").exists():
-                bench.stand()
-            yield bench
 
 
 @pytest.fixture(autouse=True)
@@ -107,17 +28,6 @@ def quick(monkeypatch):
 def bench(tmp_path):
     with bench_at(tmp_path) as opened:
         yield opened
-
-
-def alive(pid):
-    try:
-        return "Z" not in Path(f"/proc/{pid}/stat").read_text().split(")")[1]
-    except FileNotFoundError:
-        return False
-
-
-def rows(path):
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def offer(identity, title):
@@ -195,25 +105,6 @@ def test_what_is_learned_is_never_what_is_compared_on(bench):
     assert {o.id for o in labelled(bench.running.service.store)} == ids(second, "train.jsonl") | ids(
         second, "held_out.jsonl"
     )
-
-
-def test_an_adapter_that_does_not_win_takes_a_reason(bench):
-    bench.trained()
-    refused = problem(bench.promote(), 409, "not-better")
-    assert "30 held-out offers" in refused["detail"] and "few-shot" in refused["detail"]
-    problem(bench.promote(force=True), 422, "no-reason")
-    assert bench.adapter() is None and Registry(bench.root).history == []
-    assert bench.promote(force=True, reason="a trial").status_code == 200
-    assert bench.adapter() == "shoes@1" and Registry(bench.root).history[0]["forced"] == "a trial"
-    assert any(e.about == "shoes@1: a trial" for e in bench.running.service.journal.entries(5))
-
-
-def test_what_was_promoted_since_has_to_be_beaten_too(bench):
-    bench.trained(**WON)
-    bench.trained(**WON)
-    assert bench.promote().status_code == 200
-    assert bench.job(0)["unbeaten"] == ["shoes@1"] and bench.job(1)["unbeaten"] == []
-    assert "shoes@1" in problem(bench.promote(reference="shoes@2"), 409, "not-better")["detail"]
 
 
 def test_too_few_labels_are_counted(tmp_path):
@@ -318,91 +209,3 @@ def test_a_command_that_outlives_its_service_is_ended_first(tmp_path):
         assert not alive(before)
         bench.stand(**WON)
         assert bench.ended()["reference"] == "shoes@1"
-
-
-def test_who_waits_while_the_engine_starts_again_is_answered(tmp_path):
-    opening = []
-
-    def engine():
-        opening.append(time.monotonic())
-        time.sleep(0.5 if len(opening) > 1 else 0)
-        return ScriptedEngine(first_words)
-
-    with bench_at(tmp_path, engine) as bench, ThreadPoolExecutor(8) as pool:
-        bench.trained(**WON)
-        stop, found = time.monotonic() + 1.5, []
-
-        def ask():
-            while time.monotonic() < stop:
-                found.append(bench.running.extract(OFFER))
-                time.sleep(0.01)
-
-        asking = [pool.submit(ask) for _ in range(4)]
-        time.sleep(0.2)
-        assert bench.promote().status_code == 200 and len(opening) == 2
-        for one in asking:
-            one.result()
-        assert {r.status_code for r in found} == {200, 503}
-        assert all(r.headers["retry-after"] for r in found if r.status_code == 503)
-        answered = [r.json()["results"][0]["provenance"]["adapter"] for r in found if r.status_code == 200]
-        assert set(answered) == {None, "shoes@1"} and answered[0] is None and answered[-1] == "shoes@1"
-        assert bench.http.get("/readyz").status_code == 200
-
-
-@pytest.mark.parametrize("error", [EngineError("it does not fit"), RuntimeError("of a library")])
-def test_an_adapter_that_cannot_be_served_is_taken_back(tmp_path, error):
-    refusing = []
-
-    def script(request):
-        if request.adapter and refusing:
-            raise error
-        return first_words(request)
-
-    with bench_at(tmp_path, ScriptedEngine(script)) as bench:
-        bench.trained(**WON)
-        refusing.append(True)
-        refused = problem(bench.promote(), 409, "not-opened")
-        assert str(error) in refused["detail"] and "serves again" in refused["detail"]
-        assert Registry(bench.root).history == [] and bench.adapter() is None and not bench.job()["serves"]
-        refusing.clear()
-        assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
-
-
-def test_an_adapter_of_another_schema_is_taken_back(bench):
-    bench.trained(**WON)
-    card = bench.root / "shoes" / "1" / "adapter.json"
-    card.write_text(card.read_text().replace(SHOES.reference, "shoes@0000000000"))
-    assert "trained for shoes@0000000000" in problem(bench.promote(), 409, "not-opened")["detail"]
-    assert bench.adapter() is None and values(bench.running.extract(OFFER).json()["results"][0])["Brand"] == ["Velmora"]
-
-
-def test_an_adapter_for_a_schema_that_was_saved_meanwhile_serves_it(bench):
-    sized = AttributeSchema.from_names(["Brand", "Size"], "Shoes")
-    body = {"schema": sized.written(), "from_version": 0}
-    assert bench.http.put("/v1/schemas/Shoes", json=body).status_code == 200
-    bench.trained(**WON)
-    assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
-    assert set(values(bench.running.extract(OFFER).json()["results"][0])) == {"Brand", "Size"}
-
-
-def test_reviewers_look_and_admins_decide(tmp_path):
-    with closing(Database(tmp_path / "store.sqlite")) as database:
-        keys = Keys(database)
-        secrets = {role: keys.create(role, role, None, "test")[1] for role in ("extract", "review", "admin")}
-        (tmp_path / "adapters").mkdir()
-        with serving(ScriptedEngine(), keys, registry=Registry(tmp_path / "adapters")) as running:
-            ask = lambda role, method, path, **body: running.http.request(  # noqa: E731
-                method, path, headers={"Authorization": f"Bearer {secrets[role]}"}, **({"json": body} if body else {})
-            )
-            problem(ask("extract", "GET", "/v1/adapters/jobs"), 403, "role")
-            assert ask("review", "GET", "/v1/adapters/jobs").status_code == 200
-            for path, body in (
-                ("train", {"category": "Shoes"}),
-                ("promote", {"reference": "shoes@1"}),
-                ("rollback", {"category": "Shoes"}),
-                ("jobs/x/cancel", {}),
-                ("jobs/x/resume", {}),
-            ):
-                problem(ask("review", "POST", f"/v1/adapters/{path}", **body), 403, "role")
-            problem(ask("admin", "POST", "/v1/adapters/train", category="Shoes"), 409, "enough")
-            problem(ask("admin", "POST", "/v1/adapters/promote", reference="../../x@1"), 404, "unknown-adapter")
