@@ -8,7 +8,7 @@ adapters/                    a registry
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -168,9 +168,17 @@ class Registry:
         self._enter(None, [name], {})
         return name, stack[-2] if len(stack) > 1 else None
 
+    def restore(self, history: Sequence[Mapping[str, Any]]) -> None:
+        """As it was: what was entered since could not be served."""
+        self.history = [dict(entry) for entry in history]
+        self._write()
+
     def _enter(self, adapter: str | None, categories: list[str], more: dict[str, Any]) -> None:
         now = datetime.now(UTC).isoformat(timespec="seconds")
         self.history.append({"adapter": adapter, "categories": categories, "at": now, **more})
+        self._write()
+
+    def _write(self) -> None:
         aside = self.root / f".{REGISTRY}.{os.getpid()}"
         aside.write_text(json.dumps(self.history, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
         aside.replace(self.root / REGISTRY)

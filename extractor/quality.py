@@ -1,6 +1,9 @@
 """What a store says about the model and its reviewers: how much is done, how often they agree, and what can be learned from."""
 
-from collections.abc import Iterator
+import hashlib
+import re
+from collections import defaultdict
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +15,9 @@ from extractor.feedback import Store
 from extractor.records import LabelledOffer, ProductOffer
 
 RECENT = 600.0  # seconds over which pace is taken
-ENOUGH = 30  # labelled offers with which an adapter begins to be better than the base model
+LEAST = 30  # offers on either side: with fewer to learn from prompting is as good, of fewer held out the paired test says nothing
+ENOUGH = 2 * LEAST  # labelled offers of a category, from which on an adapter can be trained
+_HELD_OUT = 0.2  # share of many
 _PAGE = 500
 
 
@@ -161,6 +166,30 @@ def labelled(store: Store, category: str | None = None) -> Iterator[LabelledOffe
                     absent=sorted(absent.get(record.offer_id, ())),
                 )
         last = ids[-1]
+
+
+def likeness(title: str) -> str:
+    """What near-equal titles have in common: their words without case, punctuation and digits, hashed."""
+    words = " ".join(re.findall(r"[^\W\d_]+", title.casefold()))
+    return hashlib.sha256(words.encode()).hexdigest()[:16]
+
+
+def sides(
+    offers: Sequence[LabelledOffer], learned: Collection[str] = (), held: Collection[str] = ()
+) -> tuple[list[LabelledOffer], list[LabelledOffer]]:
+    """Offers to learn from, and those held out: LEAST, or a fifth of many. Titles that are alike are on one side; `learned` and
+    `held` (by `likeness`) stay where they were, for what an adapter has learned from tells nothing of it later."""
+    groups = defaultdict(list)
+    for offer in offers:
+        groups[likeness(offer.title)].append(offer)
+    out = {key for key in groups if key in held and key not in learned}
+    count, wanted = sum(len(groups[key]) for key in out), max(LEAST, round(_HELD_OUT * len(offers)))
+    for key in sorted(groups.keys() - out - set(learned)):
+        if count + len(groups[key]) <= wanted:
+            out.add(key)
+            count += len(groups[key])
+    divided = [[o for o in offers if (likeness(o.title) in out) is held_out] for held_out in (False, True)]
+    return divided[0], divided[1]
 
 
 def _done(store: Store) -> ColumnElement[bool]:

@@ -1,6 +1,6 @@
 """`shelfwise serve`."""
 
-from functools import partial
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +10,7 @@ from rich.console import Console
 from extractor.config import open_extractor, schemas_of, settings_of
 from extractor.demonstrations import check_demonstrations
 from extractor.errors import InputError, MissingExtraError
+from extractor.extract import Extractor
 from extractor.io import read_labelled
 from extractor.options import (
     Adapter,
@@ -30,6 +31,7 @@ from extractor.options import (
     Template,
     opened_database,
 )
+from extractor.prompts import Template as Prompt
 
 errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
@@ -93,13 +95,19 @@ def serve(
         keys = Keys(database) if auth else None
         if keys and not any(key.revoked is None for key in keys.all()):
             errors.print("there is no key yet, and nobody gets in without: shelfwise keys create NAME --role extract")
-        registry = Registry(settings.adapters) if settings.adapters else None
         definitions = Definitions(database)
         own = None if settings.template.endswith(".jinja") else definitions.template(settings.template)
-        trained = trained_schemas(schemas, definitions, registry)
-        opened = partial(open_extractor, settings, trained, labelled, own)
-        prompting = partial(prompter, settings, trained, labelled, own=own)
+
+        def registry() -> Registry | None:  # as it is now, for adapters are promoted while the service runs
+            return Registry(settings.adapters) if settings.adapters else None
+
+        def opened() -> AbstractContextManager[Extractor]:
+            return open_extractor(settings, trained_schemas(schemas, definitions, registry()), labelled, own)
+
+        def prompting(template: Prompt | None) -> Extractor:
+            return prompter(settings, trained_schemas(schemas, definitions, registry()), labelled, template, own=own)
+
         folder = default_file(data_dir).parent
         kept = Store(database, accepting)
         asking = (settings, labelled)
-        run(Service(opened, schemas, prompting, kept, folder, keys, limits, asking, registry), host, port)
+        run(Service(opened, schemas, prompting, kept, folder, keys, limits, asking, registry()), host, port)

@@ -49,6 +49,13 @@ class Workshop:
             self._extractor = self._patiently(lambda: self._stack.enter_context(self._opened()))
         return self._extractor
 
+    def probe(self, category: str | None = None) -> None:
+        """Raises EngineError where the engine extracts no offer of this category, and what starting it raises."""
+        offer = ProductOffer(id="probe", title="probe", category=category or self.extractor.schemas[0].category)
+        record = self.extract([offer])[0].record
+        if isinstance(record, Failure) and record.failure.reason == "engine_error":
+            raise EngineError(record.failure.message)
+
     def extract(self, offers: Sequence[ProductOffer], attempt: int = 1) -> list[Outcome]:
         """Raises InputError, EngineError where no engine starts, EngineUnavailable where a server stays away."""
         if not offers:
@@ -62,7 +69,8 @@ class Workshop:
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
             died, reason = isinstance(error, EngineError), f"{type(error).__name__}: {error}"
         if died:
-            self._close(reason)
+            self._say(f"the engine died, and is started again: {reason}")
+            self.close()
         if died and attempt == 1:  # engines die by chance too
             self._spend(reason)
             return self.extract(offers, attempt + 1)
@@ -85,8 +93,8 @@ class Workshop:
             time.sleep(wait)
             waited, wait = waited + wait, min(2 * wait, LONGEST_WAIT)
 
-    def _close(self, reason: str) -> None:
-        self._say(f"the engine died, and is started again: {reason}")
+    def close(self) -> None:
+        """Until the extractor is asked for again, which then is another one."""
         with suppress(Exception):  # it may not even close
             self._stack.close()
         self._extractor = None

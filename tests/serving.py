@@ -12,13 +12,15 @@ from threading import Event, Thread
 import httpx
 from conftest import HOSTILE_SCHEMA
 
-from extractor import Attribute, AttributeSchema, Extractor
-from extractor.config import load_settings
+from extractor import Attribute, AttributeSchema
+from extractor.adapters import Registry
+from extractor.config import load_settings, make_extractor
 from extractor.database import Database
+from extractor.definitions import Definitions
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.feedback import Store
 from extractor.service.serve import Server
-from extractor.service.served import Limits, Service, prompter
+from extractor.service.served import Limits, Service, prompter, trained_schemas
 
 SHOES = AttributeSchema.from_names(["Brand", "Color"], "Shoes")
 TEA = AttributeSchema(category="Tea/Green", attributes=(Attribute(name="Brand"), Attribute(name="Weight")))
@@ -51,25 +53,31 @@ class Running:
 
 
 @contextmanager
-def serving(engine, keys=None, ready=True, store=None, registry=None, mask_pii=False, **limits):
-    """A server around what makes engines, or around one."""
+def serving(
+    engine, keys=None, ready=True, store=None, registry=None, mask_pii=False, folder=None, program=None, **limits
+):
+    """A server around what makes engines, or around one. `program` runs the commands that train."""
     with ExitStack() as stack:
-        folder = Path(stack.enter_context(TemporaryDirectory()))
+        folder = folder or Path(stack.enter_context(TemporaryDirectory()))
         if store is None:
             database = keys.database if keys else stack.enter_context(closing(Database(folder / "store.sqlite")))
             store = Store(database)
-        yield from _serving(engine, keys, ready, store, folder, registry, mask_pii, limits)
+        yield from _serving(engine, keys, ready, store, folder, registry, mask_pii, program, limits)
 
 
-def _serving(engine, keys, ready, store, folder, registry, mask_pii, limits):
+def _serving(engine, keys, ready, store, folder, registry, mask_pii, program, limits):
+    adapters = registry.root if registry else None
+    settings = load_settings(engine="scripted", mask_pii=mask_pii, adapters=adapters, calibration="none")
 
     @contextmanager
     def opened():
-        yield Extractor(engine() if callable(engine) else engine, SCHEMAS, mask_pii=mask_pii)
+        promoted = Registry(adapters) if adapters else None
+        trained = trained_schemas(SCHEMAS, Definitions(store.database), promoted)
+        yield make_extractor(engine() if callable(engine) else engine, settings, trained)
 
-    settings = load_settings(engine="scripted", mask_pii=mask_pii)
     prompting = partial(prompter, settings, SCHEMAS, [])
     service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), (settings, []), registry)
+    service.training.program = program or service.training.program
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(service)
     thread = Thread(target=server.run, args=([listener],))

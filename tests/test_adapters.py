@@ -110,6 +110,10 @@ def test_only_what_wins_is_promoted_unless_it_is_forced_with_a_reason(registry, 
     assert "was trained for shoes@" in run_cli(*command, *runs[:2]).stderr  # these labels name no size
     refused = run_cli(*command, *runs)
     assert refused.returncode == 2 and "is not better than zero-shot, few-shot beyond chance" in refused.stderr
+    checked = json.loads(run_cli(*command, *runs, "--check").stdout)
+    assert (checked["adapter"], checked["offers"], checked["enough"]) == ("shoes@1", 30, True)
+    assert checked["unbeaten"] == [r["name"] for r in checked["rivals"]] == ["zero-shot", "few-shot"]
+    assert "give one of them" in run_cli(*command, "--check", "--force", "--reason", "x").stderr
     assert Registry(root).serving() == {}
     assert "say why with --reason" in run_cli(*command, "--force").stderr
     assert run_cli(*command, *runs, "--force", "--reason", "a trial").stdout.endswith("shoes@1 serves Shoes\n")

@@ -132,6 +132,8 @@ def test_an_adapter_serves_the_version_that_it_was_trained_for_alone(database):
     class Promoted:
         """A registry with one adapter, trained for the second version of one category."""
 
+        root = None
+
         def promoted(self):
             card = SimpleNamespace(schemas={"Shoes": SIZED.reference})
             return {"Shoes": SimpleNamespace(card=card, reference="shoes@7")}

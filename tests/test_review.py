@@ -175,18 +175,18 @@ def test_extracting_may_keep_for_review(here):
 
 
 def test_quality_and_what_there_is_to_learn_from(here):
-    put(here, waiting(31, Brand=("boot", 0.5), Color=("red", 0.99)))
+    put(here, waiting(61, Brand=("boot", 0.5), Color=("red", 0.99)))
     ann = here.client("ann")
-    assert ann.decide_alike("Shoes", "Brand", ["boot"]).count == 31
+    assert ann.decide_alike("Shoes", "Brand", ["boot"]).count == 61
     ann.decide("o0", "Brand", ["Diesel"], revise=True)
     found = here.ask("GET", "/v1/quality").json()
     brand, color = found["attributes"]
-    assert (brand["attribute"], brand["reviewed"], brand["agreed"], brand["coverage"]) == ("Brand", 31, 30, 1)
-    assert brand["agreement"] == 30 / 31 and color["agreement"] is None
-    assert found["categories"] == [{"category": "Shoes", "labelled": 31, "enough": True}]
+    assert (brand["attribute"], brand["reviewed"], brand["agreed"], brand["coverage"]) == ("Brand", 61, 60, 1)
+    assert brand["agreement"] == 60 / 61 and color["agreement"] is None
+    assert found["categories"] == [{"category": "Shoes", "labelled": 61, "enough": True}]
     today = datetime.now(UTC).date().isoformat()
     days = {(d["day"], d["attribute"]): d for d in here.ask("GET", "/v1/quality/days?days=3660").json()}
-    assert days[today, "Brand"]["reviewed"] >= 31 and days["2026-11-01", "Brand"]["offers"] == 31
+    assert days[today, "Brand"]["reviewed"] >= 61 and days["2026-11-01", "Brand"]["offers"] == 61
     assert {d["day"] for d in here.ask("GET", "/v1/quality/days?days=1").json()} <= {today}
     for _ in range(2):
         here.ask("POST", "/v1/feedback/undo", {})

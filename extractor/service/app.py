@@ -20,9 +20,11 @@ def create_app(service: Service) -> Observed:
         service.batcher.start()
         service.current.start()
         await run_in_threadpool(service.jobs.start)
+        await run_in_threadpool(service.training.start)
         try:
             yield
         finally:
+            await run_in_threadpool(service.training.close)
             await run_in_threadpool(service.jobs.close)
             await run_in_threadpool(service.batcher.close)
             await run_in_threadpool(service.current.close)

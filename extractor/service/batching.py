@@ -10,65 +10,15 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass, field
 from threading import Condition, Thread
 
 from extractor.errors import EngineError, InputError, ShelfwiseError
-from extractor.extract import Extractor
-from extractor.records import Extraction, Failure, ProductOffer
+from extractor.records import ProductOffer
+from extractor.service.tickets import Batch, NotReady, QueueFull, Record, Reopening, Slice, Ticket
 from extractor.workshop import Opened, Workshop, broken
 
-Record = Extraction | Failure
 AGAIN = 5.0  # seconds between two looks at an engine that is down
 LONGEST = 60  # seconds that a client is asked to stay away, at most
-
-
-class QueueFull(ShelfwiseError):
-    """More offers wait than may; `seconds` until there is room, by the measured rate."""
-
-    retryable = True
-
-    def __init__(self, message: str, seconds: int) -> None:
-        super().__init__(message)
-        self.seconds = seconds
-
-
-class NotReady(EngineError):
-    """No engine answers now: it starts, is started again, or the service ends."""
-
-    retryable = True
-
-
-@dataclass(eq=False)
-class Ticket:
-    """The offers of one request: the first `taken` are with the engine or answered, by their places in `records`."""
-
-    offers: Sequence[ProductOffer]
-    records: list[Record | None]
-    arrived: float
-    done: "Future[list[Record]]" = field(default_factory=Future)
-    taken: int = 0
-
-    @property
-    def waiting(self) -> int:
-        return len(self.offers) - self.taken
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What one round was worth: `seconds` in the engine for these offers."""
-
-    extractor: Extractor
-    offers: Sequence[ProductOffer]
-    records: Sequence[Record]
-    seconds: float
-
-
-@dataclass(frozen=True)
-class _Slice:
-    ticket: Ticket
-    begin: int
-    end: int
 
 
 class Batcher:
@@ -93,6 +43,7 @@ class Batcher:
         self._changed = Condition()
         self._queue: OrderedDict[Ticket, None] = OrderedDict()  # who has waited longest for a share comes first
         self._closing = False
+        self._reopening: Reopening | None = None
         self._rate = 0.0  # offers/s, of the rounds so far, the last ones most
         self._thread = Thread(target=self._work, name="shelfwise-engine", daemon=True)
         self.started: Future[None] = Future()  # of the first look at the engine: its error, if there was one
@@ -140,6 +91,17 @@ class Batcher:
         with self._changed:
             self._leave(ticket)
 
+    def reopen(self, category: str | None, otherwise: Callable[[], None]) -> "Future[None]":
+        """Start the engine again between two rounds, as `opened` starts it now. It is done when an offer of this category is
+        extracted; where that fails it has that error, once `otherwise` was called. Who waits goes on waiting, who comes is
+        refused. Raises NotReady where no engine answers, or another reopening is under way."""
+        with self._changed:
+            if self._closing or not self.ready:
+                raise NotReady(f"the engine does not answer: {self.broken or 'it starts'}; try again")
+            self._reopening, self.ready, self.broken = Reopening(category, otherwise), False, None
+            self._changed.notify_all()
+            return self._reopening.done
+
     def drain(self) -> None:
         """Take no more, and answer NotReady to whom the engine has not begun with."""
         with self._changed:
@@ -175,11 +137,16 @@ class Batcher:
         try:
             with self._workshop:
                 while not (self._closing and not self._queue):
+                    if self._reopening:
+                        self._reopen(self._reopening)
                     if not self.ready:
                         self._look()
                     if slices := self._next():
                         self._round(slices)
         finally:
+            if self._reopening:
+                self._reopening.otherwise()
+                self._reopening.end(NotReady("the service ends; do it again once it is there"))
             if not self.started.done():
                 self.started.set_exception(EngineError("the engine did not start"))
             with self._changed:
@@ -187,14 +154,26 @@ class Batcher:
                 for ticket in list(self._queue):
                     self._refuse(ticket, NotReady("the service ends; send the request again"))
 
+    def _reopen(self, asked: Reopening) -> None:
+        self._workshop.close()
+        error: Exception | None = None
+        try:
+            self._workshop.probe(asked.category)
+        except Exception as broken_by:  # noqa: BLE001  # whatever it is, what was served before is served again
+            error = broken_by
+            self._say(f"the engine is started as it was before: {error}")
+            asked.otherwise()
+            self._workshop.close()
+        self._reopening = None
+        try:
+            self._look()
+        finally:
+            asked.end(error)
+
     def _look(self) -> None:
         """The engine answers when it has extracted an offer."""
         try:
-            schema = self._workshop.extractor.schemas[0]
-            probe = ProductOffer(id="probe", title="probe", category=schema.category)
-            record = self._workshop.extract([probe])[0].record
-            if isinstance(record, Failure) and record.failure.reason == "engine_error":
-                raise EngineError(record.failure.message)
+            self._workshop.probe()
         except ShelfwiseError as error:
             self.broken = error
             if not self.started.done():
@@ -204,27 +183,30 @@ class Batcher:
             if not self.started.done():
                 self.started.set_result(None)
 
-    def _next(self) -> list[_Slice]:
+    def _next(self) -> list[Slice]:
         """The slices of the next round; none where the engine should be looked at, or all is done."""
         with self._changed:
+            if self._reopening:
+                return []
             if not self.ready:
                 self._changed.wait_for(lambda: self._closing, AGAIN)
                 return []
-            self._changed.wait_for(lambda: self._closing or self._queue)
+            self._changed.wait_for(lambda: self._closing or self._queue or self._reopening)
             if self._queue:
                 ripe = min(t.arrived for t in self._queue) + self._window
                 self._changed.wait_for(
-                    lambda: self._closing or self.waiting >= self._most, max(0.0, ripe - time.monotonic())
+                    lambda: self._closing or self._reopening or self.waiting >= self._most,
+                    max(0.0, ripe - time.monotonic()),
                 )
-            return self._taken()
+            return [] if self._reopening else self._taken()
 
-    def _taken(self) -> list[_Slice]:
-        slices: list[_Slice] = []
+    def _taken(self) -> list[Slice]:
+        slices: list[Slice] = []
         room = self._most
         while room and self._queue:
             ticket, _ = self._queue.popitem(last=False)
             n = min(ticket.waiting, max(1, room // (len(self._queue) + 1)))
-            slices.append(_Slice(ticket, ticket.taken, ticket.taken + n))
+            slices.append(Slice(ticket, ticket.taken, ticket.taken + n))
             ticket.taken += n
             room -= n
             if ticket.waiting:
@@ -233,7 +215,7 @@ class Batcher:
         self.waiting -= self.extracting
         return slices
 
-    def _round(self, slices: list[_Slice]) -> None:
+    def _round(self, slices: list[Slice]) -> None:
         offers = [offer for s in slices for offer in s.ticket.offers[s.begin : s.end]]
         begun = time.monotonic()
         try:
@@ -266,7 +248,7 @@ class Batcher:
             middle = len(offers) // 2
             return self._extracted(offers[:middle]) + self._extracted(offers[middle:])
 
-    def _lost(self, slices: list[_Slice], error: ShelfwiseError) -> None:
+    def _lost(self, slices: list[Slice], error: ShelfwiseError) -> None:
         """No engine could be started, or the server stayed away: whoever waits should not wait for it."""
         self._say(f"no engine answers: {error}")
         with self._changed:

@@ -12,7 +12,8 @@ from extractor.chunks import Chunk
 from extractor.engines.scripted import ScriptedEngine
 from extractor.extract import Extractor, OwnOffer
 from extractor.schema import AttributeSchema
-from extractor.service.batching import Batcher, NotReady, QueueFull, Record, Ticket
+from extractor.service.batching import Batcher
+from extractor.service.tickets import NotReady, QueueFull, Record, Ticket
 from extractor.workshop import Opened, Outcome, outcome_of
 
 AHEAD = 3  # chunks of a job that are with the engine or wait for it, so that it need not wait for the disk

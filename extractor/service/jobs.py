@@ -153,7 +153,7 @@ class Jobs:
             if not (folder / digest).is_dir():
                 aside.mkdir(parents=True)
                 for n, schema in enumerate(schemas):
-                    _write(aside / f"{n:04d}.yaml", schema)
+                    write_schema(aside / f"{n:04d}.yaml", schema)
                 aside.rename(folder / digest)
         except OSError as error:
             if not (folder / digest).is_dir():  # or else another request was first
@@ -258,7 +258,8 @@ class Jobs:
         return create(self.uploads.place(entry.id) / WORK, manifest)
 
 
-def _write(path: Path, schema: AttributeSchema) -> None:
+def write_schema(path: Path, schema: AttributeSchema) -> None:
+    """As `load_schema` reads it, synced."""
     content = schema.model_dump(mode="json", exclude_defaults=True)
     with path.open("w", encoding="utf-8") as file:
         yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)

@@ -12,7 +12,8 @@ from prometheus_client.registry import Collector
 from extractor.errors import ShelfwiseError
 from extractor.records import Extraction, Failure
 from extractor.schema import AttributeSchema
-from extractor.service.batching import Batch, Batcher
+from extractor.service.batching import Batcher
+from extractor.service.tickets import Batch
 
 INLINE = "(inline)"  # stands for the categories of schemas that came with a request
 MOST_NEW = 1_000  # attributes of categories, of schemas that were saved while the service runs

@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from extractor.errors import ConflictError, EngineError, InputError, ShelfwiseError
-from extractor.service.batching import NotReady, QueueFull
+from extractor.service.tickets import NotReady, QueueFull
 
 MEDIA = "application/problem+json"
 HUNG_UP = 499  # nobody reads it; the log and the metrics tell it from an answer

@@ -39,6 +39,7 @@ class Server(uvicorn.Server):
             log.info("the engine answers" if error is None else "the engine does not answer yet")
 
     async def shutdown(self, sockets: "list[socket.socket] | None" = None) -> None:
+        self._service.training.drain()
         self._service.jobs.drain()
         self._service.batcher.drain()
         await super().shutdown(sockets)

@@ -23,7 +23,9 @@ from extractor.service.current import CurrentSchemas
 from extractor.service.jobs import KIND, PART, Jobs
 from extractor.service.metrics import Metrics
 from extractor.service.observe import log
+from extractor.service.promotions import Promotions
 from extractor.service.reports import STATES
+from extractor.service.training import Training
 from extractor.service.uploads import Bounds, Uploads
 from extractor.workshop import Opened
 
@@ -68,7 +70,7 @@ class Service:
         registry: Registry | None = None,
     ) -> None:
         self.mask_pii = asking[0].mask_pii
-        self.limits, self.registry = limits, registry
+        self.limits = limits
         self.store, self.journal, self.folder = store, Journal(store.database), folder
         self.access = Access(keys, limits.rate)
         self.metrics = Metrics(schemas)
@@ -98,9 +100,16 @@ class Service:
             counted=self.metrics.job_rows.inc,
             part=max(1, min(PART, limits.queue // 8)),
         )
+        self._prompting = lru_cache(maxsize=32)(prompting)
+        self.training = Training(self.journal, store, folder / "jobs", registry.root if registry else None, asking[0])
+        self.promotions = Promotions(registry, self.journal, self.batcher, self._prompting.cache_clear)
         self.metrics.count(lambda: dict.fromkeys(STATES, 0) | self.journal.tally(KIND))
         self.watched = 0  # clients that follow jobs
-        self._prompting = lru_cache(maxsize=32)(prompting)
+
+    @property
+    def registry(self) -> Registry | None:
+        """As it was when the engine was started last."""
+        return self.promotions.registry
 
     @property
     def schemas(self) -> list[AttributeSchema]:

@@ -11,6 +11,7 @@ from extractor.service.api import (
     schemas,
     sessions,
     templates,
+    training,
     uploads,
 )
 
@@ -26,6 +27,8 @@ ROUTERS = (
     templates.reviewing,
     templates.saving,
     adapters.reviewing,
+    training.reviewing,
+    training.deciding,
     feedback.reviewing,
     quality.reviewing,
     operations.watching,

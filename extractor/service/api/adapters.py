@@ -24,10 +24,10 @@ class AdapterSummary(Body):
 @reviewing.get("/adapters")
 def adapters(service: Served) -> list[AdapterSummary]:
     """The adapters of the registry, and what they serve."""
-    if service.registry is None:
+    if (registry := service.promotions.registry) is None:
         return []
-    serving = service.registry.serving()
-    found = [_summary(a, [c for c, r in serving.items() if r == a.reference]) for a in service.registry.adapters()]
+    serving = registry.serving()
+    found = [_summary(a, [c for c, r in serving.items() if r == a.reference]) for a in registry.adapters()]
     return [summary for summary in found if summary]
 
 

@@ -8,11 +8,11 @@ from fastapi.security import HTTPBearer
 
 from extractor.keys import Key, Role
 from extractor.schema import AttributeSchema
-from extractor.service.batching import Record, Ticket
 from extractor.service.guard import gone, guarded
 from extractor.service.models import InlineSchema
 from extractor.service.problems import HUNG_UP, MEDIA, Document, Problem
 from extractor.service.served import Service
+from extractor.service.tickets import Record, Ticket
 
 
 async def _service(request: Request) -> Service:  # a plain function would be run in a thread

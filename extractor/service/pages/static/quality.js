@@ -1,5 +1,6 @@
 import { $, api, el, number, say } from "./api.js";
 import { chart } from "./chart.js";
+import { learning } from "./learn.js";
 
 const percent = share => (share === null ? "—" : `${Math.round(100 * share)} %`);
 const share = (part, whole) => (whole ? part / whole : null);
@@ -39,5 +40,7 @@ async function start() {
   $("#categories").replaceChildren(...categories.map((labels, nth) => panel(labels.category, of(attributes, labels.category), of(days, labels.category), { ...labels, nth })));
   $("#categories").ariaBusy = "false";
   $("#nothing").hidden = categories.length > 0;
+  const places = [...document.querySelectorAll(".learn")].map((place, nth) => ({ place, ...categories[nth] }));
+  if (places.length) await learning(places, "admin" in $("#categories").dataset);
 }
 start().catch(problem => say(problem));
