@@ -2,7 +2,7 @@
 
 import { el } from "./api.js";
 
-const NS = "http://www.w3.org/2000/svg", W = 640, H = 150, LEFT = 40, RIGHT = 8, TOP = 8, BOTTOM = 22;
+const NS = "http://www.w3.org/2000/svg", H = 150, LEFT = 40, RIGHT = 8, TOP = 8, BOTTOM = 22;
 
 function svg(tag, attributes = {}, ...children) {
   const made = document.createElementNS(NS, tag);
@@ -15,6 +15,7 @@ function svg(tag, attributes = {}, ...children) {
 export function chart(series, title) {
   const days = [...new Set(series.flatMap(s => s.points.map(p => p.day)))].sort();
   if (days.length < 2) return null;
+  const W = Math.max(280, Math.min(1150, innerWidth - 90)); // so that a unit is a pixel
   const first = Date.parse(days[0]), span = Date.parse(days.at(-1)) - first;
   const x = day => LEFT + (W - LEFT - RIGHT) * (Date.parse(day) - first) / span;
   const y = value => TOP + (H - TOP - BOTTOM) * (1 - value);
