@@ -58,11 +58,15 @@ def sample(path: Path, n: int = LOOKED_AT) -> Sample:
     """Raises InputError for a file that cannot be read."""
     reader = RowReader(path)
     with closing(iter(reader)) as rows:  # type: ignore[type-var]  # a generator
-        found: list[Any] = [row for row in islice(rows, n) if not isinstance(row, Failure)]
+        first: list[Any] = list(islice(rows, n))
+    found = [row for row in first if not isinstance(row, Failure)]
+    failed = next((f"; {row.failure.message}" for row in first if isinstance(row, Failure)), "")
     names = dict.fromkeys(reader.names or (key for row in found for key in row))
     columns = [name for name in names if name and _text(name) == name]  # half a surrogate pair is no name
     if not found or not columns:
-        raise InputError(f"{path}: none of its first {n} rows is an offer; look whether it is what its ending says")
+        raise InputError(
+            f"{path}: none of its first {n} rows is an offer; look whether it is what its ending says{failed}"
+        )
     if len(columns) > MOST_COLUMNS:
         raise InputError(
             f"{path}: {len(columns)} columns, and at most {MOST_COLUMNS} are read; leave out what is no text"
