@@ -142,21 +142,13 @@ class OfferReader:
             yield line
 
     def _parquet(self) -> Iterator[ProductOffer | Failure]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from extractor.parquet import opened_table
 
-        try:
-            with opened(self.source) as stream, pq.ParquetFile(stream.raw) as file:
-                names = file.schema_arrow.names
-                self._require_title(names)
-                self._whole, self._done = file.metadata.num_rows, 0
-                for batch in file.iter_batches(batch_size=1024, columns=self._wanted(names)):
-                    for row in batch.to_pylist():
-                        self.rows += 1
-                        self._done = self.rows
-                        yield self._offer(self.rows, row)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+        with opened(self.source) as stream, opened_table(self.source, stream) as (self._whole, names, rows):
+            self._require_title(names)
+            for row in rows(self._wanted(names)):
+                self._done = self.rows = self.rows + 1
+                yield self._offer(self.rows, row)
 
     def _wanted(self, names: list[str]) -> list[str]:
         c = self.columns
