@@ -208,6 +208,10 @@ class Client:
             time.sleep(0.5)
         return job
 
+    def delete(self, identity: str) -> None:
+        """A job that is over, with its file and its results; what it extracted stays with the reviews."""
+        self._asked("DELETE", f"/v1/jobs/{identity}")
+
     def results(self, identity: str, path: Path, format: str | None = None, reviewed: bool = True) -> None:
         """Into a file, of the format that its ending says; of a job that still runs, what there is so far."""
         asked: dict[str, str | bool] = {"format": format or path.suffix.removeprefix("."), "reviewed": reviewed}
@@ -238,7 +242,7 @@ class Client:
                 with file.open("rb") if file else nullcontext() as content:
                     response = self._http.request(method, path, json=body, content=content, **more)
                 if response.is_success:
-                    return response.json()
+                    return response.json() if response.content else None
                 problem, wait = _detail(response), _wait(response)
                 if response.status_code not in AGAIN:
                     raise _error(response.status_code, problem)

@@ -17,6 +17,7 @@ from extractor.records import Failure
 
 FIELDS = ("title", "description", "id", "category")
 LOOKED_AT, MOST_COLUMNS = 200, 1_000
+LONGEST = 10_000  # characters of a cell that are looked at
 # The likeliest name first. Without case, accents and punctuation.
 NAMES: dict[str, tuple[str, ...]] = {
     "title": (
@@ -58,16 +59,24 @@ def sample(path: Path, n: int = LOOKED_AT) -> Sample:
     """Raises InputError for a file that cannot be read."""
     reader = RowReader(path)
     with closing(iter(reader)) as rows:  # type: ignore[type-var]  # a generator
-        found: list[Any] = [row for row in islice(rows, n) if not isinstance(row, Failure)]
+        first: list[Any] = [_cut(row) for row in islice(rows, n)]
+    found = [row for row in first if not isinstance(row, Failure)]
+    failed = next((f"; {row.failure.message}" for row in first if isinstance(row, Failure)), "")
     names = dict.fromkeys(reader.names or (key for row in found for key in row))
     columns = [name for name in names if name and _text(name) == name]  # half a surrogate pair is no name
     if not found or not columns:
-        raise InputError(f"{path}: none of its first {n} rows is an offer; look whether it is what its ending says")
+        raise InputError(
+            f"{path}: none of its first {n} rows is an offer; look whether it is what its ending says{failed}"
+        )
     if len(columns) > MOST_COLUMNS:
         raise InputError(
             f"{path}: {len(columns)} columns, and at most {MOST_COLUMNS} are read; leave out what is no text"
         )
-    return Sample(columns, [{name: _text(row.get(name)) for name in columns} for row in found])
+    return Sample(columns, [{name: row.get(name, "") for name in columns} for row in found])
+
+
+def _cut(row: Any) -> Any:
+    return row if isinstance(row, Failure) else {name: _text(cell)[:LONGEST] for name, cell in row.items()}
 
 
 def _text(cell: Any) -> str:

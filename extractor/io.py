@@ -1,7 +1,6 @@
 """Offers in: JSONL, CSV, Parquet, XLSX, standard input, streamed from here or an object store; and labelled offers."""
 
 import csv
-import io
 import json
 import sys
 from collections.abc import Iterable, Iterator
@@ -11,20 +10,23 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from extractor.dialects import SPOILT, dialect
 from extractor.errors import InputError, explain
 from extractor.pii import masked
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
 from extractor.stores import name_of, opened, reaching, size_of
 
+LONGEST_CELL = 16 << 20  # characters; a quote that nothing closes makes one cell of all that follows
 FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".csv": "csv",
+    ".tsv": "csv",
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
-csv.field_size_limit(2**31 - 1)
+csv.field_size_limit(LONGEST_CELL)
 
 
 def format_of(source: str | Path) -> str | None:
@@ -110,14 +112,14 @@ class OfferReader:
                         yield self._bad_row(number, f"a JSON {type(row).__name__}, not an object")
 
     def _csv(self) -> Iterator[ProductOffer | Failure]:
-        raw = opened(self.source)
-        # Bytes that are not UTF-8 become lone surrogates, so that they spoil their own row and no other.
-        with io.TextIOWrapper(raw, encoding="utf-8-sig", errors="surrogateescape", newline="") as stream:
-            _refuse_utf16(self.source, raw.peek(4))
-            lines = self._counted(stream)
-            reader = csv.DictReader(lines)
-            self._require_title(list(reader.fieldnames or []))
+        with opened(self.source) as raw:
+            written = dialect(raw)
+            stream = written.opened(raw)
+            reader = csv.DictReader(self._counted(stream, written.width), delimiter=written.delimiter)
             try:
+                if written.announced and reader.fieldnames:
+                    reader.fieldnames = next(reader.reader, [])
+                self._require_title(list(reader.fieldnames or []))
                 for row in reader:
                     self.rows += 1
                     number = reader.line_num
@@ -125,35 +127,28 @@ class OfferReader:
                         yield self._bad_row(
                             number, f"more fields than the {len(reader.fieldnames or [])} of the header"
                         )
-                    elif any(_SURROGATES & set(v) for v in row.values() if v):
-                        yield self._bad_row(number, "not UTF-8; save the file as UTF-8")
+                    elif any(SPOILT in v for v in row.values() if v):
+                        yield self._bad_row(number, f"not {written.encoded}; save the file as UTF-8")
                     else:
                         yield self._offer(number, row)
             except csv.Error as error:
-                raise InputError(f"{self.source}:{reader.line_num}: not CSV: {error}") from error
+                hint = "look for a quote that nothing closes"
+                raise InputError(f"{self.source}:{reader.line_num}: not CSV: {error}; {hint}") from error
 
-    def _counted(self, lines: Iterable[str]) -> Iterator[str]:
+    def _counted(self, lines: Iterable[str], width: int) -> Iterator[str]:
         self._done = 0
         for line in lines:
-            self._done += len(line)
+            self._done += width * len(line)
             yield line
 
     def _parquet(self) -> Iterator[ProductOffer | Failure]:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
+        from extractor.parquet import opened_table
 
-        try:
-            with opened(self.source) as stream, pq.ParquetFile(stream.raw) as file:
-                names = file.schema_arrow.names
-                self._require_title(names)
-                self._whole, self._done = file.metadata.num_rows, 0
-                for batch in file.iter_batches(batch_size=1024, columns=self._wanted(names)):
-                    for row in batch.to_pylist():
-                        self.rows += 1
-                        self._done = self.rows
-                        yield self._offer(self.rows, row)
-        except pa.ArrowInvalid as error:
-            raise InputError(f"{self.source}: not a Parquet file: {error}") from error
+        with opened(self.source) as stream, opened_table(self.source, stream) as (self._whole, names, rows):
+            self._require_title(names)
+            for row in rows(self._wanted(names)):
+                self._done = self.rows = self.rows + 1
+                yield self._offer(self.rows, row)
 
     def _wanted(self, names: list[str]) -> list[str]:
         c = self.columns
@@ -216,9 +211,6 @@ class RowReader(OfferReader):
 
     def _offer(self, number: int, row: dict[Any, Any]) -> Any:
         return row
-
-
-_SURROGATES = {chr(c) for c in range(0xDC80, 0xDD00)}
 
 
 def _refuse_utf16(source: str | Path, start: bytes) -> None:

@@ -73,11 +73,15 @@ class Journal:
                 note(self.database, connection, *said, identity)
             return True
 
-    def forget(self, identity: str, states: Sequence[str]) -> bool:
-        """Whether it was in one of these states, and is forgotten now."""
+    def forget(self, identity: str, states: Sequence[str], said: tuple[str, str] | None = None) -> bool:
+        """Whether it was in one of these states, and is forgotten now; `said` as for `move`."""
         with self.database.writing() as connection:
             gone = delete(jobs).where(jobs.c.id == identity, jobs.c.state.in_(states))
-            return connection.execute(gone.returning(jobs.c.id)).one_or_none() is not None
+            if connection.execute(gone.returning(jobs.c.id)).one_or_none() is None:
+                return False
+            if said:
+                note(self.database, connection, *said, identity)
+            return True
 
     def jobs(
         self,

@@ -9,7 +9,7 @@ from extractor.demonstrations import DemonstrationPool, contradictions, leaks
 from extractor.engines.tokens import TokenCounter, load_counter
 from extractor.errors import TemplateError
 from extractor.extract import answer_bound
-from extractor.io import OfferReader, read_labelled
+from extractor.io import OfferReader, format_of, read_labelled
 from extractor.lint import Finding, fault, unrendered
 from extractor.prompts import Message, Template
 from extractor.records import LabelledOffer, ProductOffer
@@ -46,7 +46,7 @@ def read_inputs(schemas: Sequence[AttributeSchema], offers: Path | None, demonst
 def placed(path: Path, rows: Iterable[Row]) -> list[tuple[str, Row]]:
     """Rows with their file:line where a row is a line."""
     rows = list(rows)
-    if path.suffix.lower() in (".csv", ".parquet"):
+    if format_of(path) != "jsonl":
         return [(str(path), row) for row in rows]
     numbers = [n for n, line in enumerate(path.read_bytes().split(b"\n"), 1) if line.strip()]
     return [(f"{path}:{n}", row) for n, row in zip(numbers, rows, strict=True)]

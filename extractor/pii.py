@@ -15,6 +15,8 @@ from typing import TypeVar, cast
 from extractor.records import Failure, ProductOffer
 
 MASK = "•"
+LOOKED_AT = 1 << 18  # characters of a text; no offer has more, and what is beyond is masked altogether
+ASKED = 10  # candidates of a text that libphonenumber is asked about; more are no offer's, and count as numbers
 Row = TypeVar("Row", bound=ProductOffer | Failure)
 
 _GAP = r"[ \u00a0().\u2010-\u2015/-]{0,2}"
@@ -22,7 +24,7 @@ _UNIT = (
     r"(?:[x×*]|[mcdµ]?[mlgv]|k[gwm]|m?ah|[kmgt]b|in|inch|oz|lbs?|pcs|pack|stk?|w|°|%|€|\$|usd|eur|元|个|件)(?![^\W\d_])"
 )
 _END = rf"(?!\d)(?![.,]\d)(?!\s?{_UNIT})"  # the size behind a number is none of its groups
-_NUMBER = re.compile(rf"\+?\(?\d(?:{_GAP}\d){{6,14}}{_END}", re.IGNORECASE)
+_NUMBER = rf"(?P<number>\+?\(?\d(?:{_GAP}\d){{6,14}}{_END})"
 _BARE = re.compile(rf"\(?0\d(?:{_GAP}\d){{7,12}}|\d{{10,12}}")
 _NO = r"(?:\s?(?:no|nr|num|number|nummer|n°))?"
 _WORDS = (
@@ -30,11 +32,12 @@ _WORDS = (
     r"hotline|sms|(?:text|call) (?:us|me) (?:at|on)"
 )
 _SAID = re.compile(
-    rf"(?:(?<![^\W\d_])(?:{_WORDS}){_NO}|电话|手机号?|微信号?|致电|联系方式)[\s.:#-]{{0,4}}\Z", re.IGNORECASE
+    rf"(?=[^\W\d_])(?:(?<![^\W\d_])(?:{_WORDS}){_NO}|电话|手机号?|微信号?|致电|联系方式)[\s.:#-]{{0,4}}{_NUMBER}",
+    re.IGNORECASE,
 )
 # Goods have these names too, and their models numbers: "phone 6 7 8 128 256".
 _NAMED = re.compile(
-    rf"(?<![^\W\d_])(?:phone|mobile|mobil|mob|cell|handy|fax|contact|kontakt){_NO}(\s?[.:#]\s{{0,2}}|\s{{1,2}})\Z",
+    rf"(?=[^\W\d_])(?<![^\W\d_])(?:phone|mobile|mobil|mob|cell|handy|fax|contact|kontakt){_NO}(\s?[.:#]\s{{0,2}}|\s{{1,2}}){_NUMBER}",
     re.IGNORECASE,
 )
 _ABROAD = re.compile(rf"(?:\+\(?|(?<![\d.,+-])00{_GAP})[1-9](?:{_GAP}\d){{7,14}}{_END}", re.IGNORECASE)
@@ -47,26 +50,32 @@ _WRITTEN = {
 _COUNTRIES = [(region, re.compile(written)) for region, written in _WRITTEN.items()]
 _ENOUGH = re.compile(rf"\d(?:{_GAP}\d){{6}}")  # digits of a number
 _AT, _DOT = r"(?:@|\s?[\[({]\s?at\s?[\])}]\s?)", r"(?:\.|\s?[\[({]\s?dot\s?[\])}]\s?)"
-_EMAIL = re.compile(rf"[\w.+%'-]{{1,64}}{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}[^\W\d_]{{2,24}}(?!\w)", re.IGNORECASE)
+_EMAIL = re.compile(
+    rf"(?<![\w.+%'-])[\w.+%'-]++{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}[^\W\d_]{{2,24}}(?!\w)", re.IGNORECASE
+)
 _ISSUERS = r"4\d{3}|5[1-8]\d\d|50(?:18|20|38)|2[2-7]\d\d|6(?:011|4[4-9]\d|5\d\d|2\d\d|304|7[56]\d)|35(?:2[89]|[3-8]\d)"
 _CARD = re.compile(
     rf"(?<!\d)(?:(?:{_ISSUERS})(?P<a>[ \u00a0.-]?)\d{{4}}(?P=a)\d{{4}}(?P=a)\d{{4}}|62\d{{15,17}}"
     r"|3[47]\d\d(?P<b>[ \u00a0.-]?)\d{6}(?P=b)\d{5}|3(?:0[0-5]|[689]\d)\d(?P<c>[ \u00a0.-])\d{6}(?P=c)\d{4})(?!\d)"
 )
 _LAST = re.compile(rf"{_GAP}\d+$")
-_DIGIT, _SHOWN = re.compile(r"\d"), re.compile(r"\S")
+_DIGIT, _SHOWN = re.compile(r"\d"), re.compile(r"\S+")
 _WIDE = str.maketrans("＋＠（）－／．：", "+@()-/.:")
 
 
 def mask(text: str) -> str:
     """As many code points, with • for each that belongs to such data; blanks stay."""
-    plain = text
-    if not text.isascii():  # digits of every script, and signs of full width
-        plain = _DIGIT.sub(lambda digit: str(int(digit[0])), text).translate(_WIDE)
-    shown = list(text)
+    plain = text[: LOOKED_AT + 99]  # with the rest of what begins before
+    shown = list(plain)
+    if not plain.isascii():  # digits of every script, and signs of full width
+        plain = _DIGIT.sub(lambda digit: str(int(digit[0])), plain).translate(_WIDE)
     for begin, end in _found(plain):
-        shown[begin:end] = _SHOWN.sub(MASK, text[begin:end])
-    return "".join(shown)
+        shown[begin:end] = _hidden(text[begin:end])
+    return "".join(shown[:LOOKED_AT]) + _hidden(text[LOOKED_AT:])
+
+
+def _hidden(text: str) -> str:
+    return _SHOWN.sub(lambda found: MASK * len(found[0]), text)
 
 
 def masked(row: Row) -> Row:
@@ -84,26 +93,31 @@ def _found(text: str) -> Iterator[tuple[int, int]]:
     for match in _CARD.finditer(text):
         if _luhn(match[0]):
             yield match.span()
+    asked = 0
     for match in _ABROAD.finditer(text):
-        if number := _abroad(match[0]):
+        if match[0].isdigit():  # a row of digits that begins with 00
+            continue
+        asked += 1
+        if number := _abroad(match[0]) if asked <= ASKED else match[0]:
             yield match.start(), match.start() + len(number)
-    for match in _NUMBER.finditer(text):
-        before = text[max(0, match.start() - 32) : match.start()]
-        named = _NAMED.search(before)
-        if _SAID.search(before) or (named and (named[1].strip() or _BARE.fullmatch(match[0]))):
-            yield match.span()
+    for match in _SAID.finditer(text):
+        yield match.span("number")
+    for match in _NAMED.finditer(text):
+        if match[1].strip() or _BARE.fullmatch(match["number"]):
+            yield match.span("number")
     for region, written in _COUNTRIES:
         for match in written.finditer(text):
             pairs = re.findall(r"\d\d", match[0])
             # A row of sizes rises: 02 04 06 08 10.
-            if _is_phone(match[0], region) and not (region == "FR" and pairs == sorted(pairs)):
+            if region == "FR" and pairs == sorted(pairs):
+                continue
+            asked += 1
+            if asked > ASKED or _is_phone(match[0], region):
                 yield match.span()
 
 
 def _abroad(number: str) -> str:
     """As much of it as is a number, for its last groups may be something else; nothing where it is none."""
-    if number.isdigit():  # a row of digits that begins with 00
-        return ""
     for _ in range(4):
         if _ENOUGH.search(number) and _is_phone(f"+{number.lstrip('+0')}", None, possible=number[0] == "+"):
             return number

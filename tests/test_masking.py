@@ -8,7 +8,7 @@ from contextlib import closing, contextmanager
 import pytest
 from conftest import assert_grounded, run_cli
 from openpyxl import Workbook
-from serving import serving
+from serving import sent, serving
 
 from extractor import Extraction, Failure, LabelledOffer, ProductOffer, load_schemas
 from extractor.batch import retry, work
@@ -196,3 +196,18 @@ def test_a_service_that_masks_shows_its_engine_its_log_and_its_clients_nothing(c
     assert reasons == [None, None, "unknown_category", "engine_error", "invalid_output"]
     assert results[0]["title"] == SHOWN and caplog.records
     clean(answer.text, preview.text, metrics, *(str(vars(record)) for record in caplog.records), *seen)
+
+
+@pytest.mark.parametrize("ending", ["jsonl", "csv", "xlsx"])
+def test_the_preview_of_a_file_is_masked(feed, ending):
+    content = (feed / f"o.{ending}").read_bytes()
+    with serving(ScriptedEngine(), mask_pii=True) as running:
+        upload = sent(running, content, f"o.{ending}")
+        again = running.http.get(f"/v1/uploads/{upload.json()['id']}")
+        clean(upload.text, again.text, running.http.get("/v1/uploads").text)
+        assert [row["title"] for row in again.json()["rows"]][:2] == [SHOWN, SHOWN]
+        assert upload.json()["guessed"]["title"] == "title"
+        cut = sent(running, f"id,title\n1,{'red ' * 124}+49 30 23125 123\n".encode())
+        assert cut.json()["rows"][0]["title"] == "red " * 124 + "••• "
+    with serving(ScriptedEngine()) as running:
+        assert sent(running, content, f"o.{ending}").json()["rows"][0]["title"] == TITLE

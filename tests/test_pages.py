@@ -3,7 +3,7 @@
 import pytest
 from browsing import accessible, browsing
 from playwright.sync_api import expect
-from serving import serving
+from serving import begun, ended, serving, table
 
 from extractor import AttributeSchema
 from extractor.engines.scripted import ScriptedEngine
@@ -105,6 +105,28 @@ def test_files_are_known_ones_with_tags(live):
     policy = live.http.get("/").headers["content-security-policy"]
     assert "unsafe" not in policy and "script-src 'self'" in policy
     assert len(live.http.get("/").headers.get_list("content-security-policy")) == 1
+
+
+def test_a_job_is_deleted_when_it_is_meant(browser):
+    with serving(ScriptedEngine()) as running, browsing(browser, running) as page:
+        for name in ("older.csv", "newer.csv"):
+            ended(running, begun(running, table(3), name))
+        page.goto("/jobs")
+        newer = page.locator("article", has_text="newer.csv")
+        newer.get_by_role("button", name="Delete").click()
+        expect(newer.get_by_role("button", name="Delete for good")).to_be_focused()
+        accessible(page)
+        newer.get_by_role("link", name="Download").focus()
+        expect(newer.get_by_role("button", name="Delete", exact=True)).to_be_visible()
+        for left in (1, 0):
+            page.locator("article").first.get_by_role("button", name="Delete").focus()
+            page.keyboard.press("Enter")
+            page.keyboard.press("Enter")
+            expect(page.locator("article")).to_have_count(left)
+            assert len(running.http.get("/v1/jobs").json()["jobs"]) == left
+            assert page.evaluate("document.activeElement.id.startsWith('job-') || document.activeElement.id === 'file'")
+        expect(page.locator("#no-jobs")).to_be_visible()
+        assert running.service.store.records(["0", "1", "2"])
 
 
 def test_a_schema_with_markup_is_text(browser, monkeypatch):

@@ -9,7 +9,7 @@ from conftest import HOSTILE
 
 from extractor import Failure, LabelledOffer, ProductOffer
 from extractor.extract import OwnOffer
-from extractor.pii import MASK, mask, masked
+from extractor.pii import ASKED, LOOKED_AT, MASK, mask, masked
 from extractor.records import FailureDetail
 
 # What stands between « and » is masked, all else stays.
@@ -151,6 +151,42 @@ def test_masking_takes_time_by_length_alone():
         started = time.perf_counter()
         mask(run * (40_000 // len(run)))
         assert time.perf_counter() - started < 3, run
+
+
+def test_a_request_full_of_numbers_takes_seconds():
+    runs = (
+        "+49301234567 ",
+        "+49 (0)30 23125-123, ",
+        "(212) 555-0123 ",
+        "06 82 34 56 12 ",
+        "4111 1111 1111 1111 ",
+        "a@b.co ",
+    )
+    mask(runs[0])  # libphonenumber has its tables now
+    for run in (*runs, "tel 5550123456 ", "1", "a" * 99 + "@"):
+        started = time.perf_counter()
+        assert not re.search(r"[\da-z]", mask(run * ((8 << 20) // len(run)))[-999:])
+        assert time.perf_counter() - started < 5, run
+    started = time.perf_counter()
+    for n in range(100):  # a tenth of a request
+        mask(f"+49 30 231{n:04} " * 512)
+    assert time.perf_counter() - started < 2
+
+
+def test_beyond_the_numbers_that_are_asked_about_all_are_masked():
+    real, none = "+49 30 23125 123", "0123/45678901, +999 1234567"
+    assert mask(none) == none
+    assert mask("SN 0049301234567, " * 99) == "SN 0049301234567, " * 99
+    text = f"{real}, " * ASKED + f"{none}, 02 04 06 08 10, EU 42"
+    assert re.findall(r"[^•,\s]+", mask(text)) == ["02", "04", "06", "08", "10", "EU", "42"]
+
+
+@pytest.mark.parametrize("secret", ["+49 30 23125 123", "ann@velmora.com", "4111 1111 1111 1111"])
+def test_what_is_beyond_all_offers_is_masked_altogether(secret):
+    for before in range(LOOKED_AT - 20, LOOKED_AT + 1, 5):
+        shown = mask(f"{'red ' * LOOKED_AT}"[:before] + f" {secret} tan")
+        assert shown[:before] == f"{'red ' * LOOKED_AT}"[:before] and not re.search(r"[^•\s]", shown[LOOKED_AT:])
+        assert set(shown[before : before + len(secret) + 1]) <= set("• ")
 
 
 def test_an_offer_is_masked_whatever_it_is():

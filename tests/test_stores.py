@@ -212,7 +212,7 @@ def test_offers_of_a_store_are_those_of_files(store, tmp_path, monkeypatch):
     for name in contents:
         here, there = outcome(tmp_path / name), outcome(f"s3://feed/{name}{options}")
         assert here == there == outcome((tmp_path / name).as_uri())
-        assert isinstance(here, str) == (name in ("w.csv", "p.parquet", "n.jsonl")), here
+        assert isinstance(here, str) == (name in ("p.parquet", "n.jsonl")), here
     rows = outcome(f"s3://feed/o.jsonl{options}")[0]
     assert len(rows) == 302 and [isinstance(r, Failure) for r in rows[-2:]] == [True, True]
 

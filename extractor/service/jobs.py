@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from threading import Condition, Event, Thread
+from threading import Condition, Event, Lock, Thread
 from typing import Any
 
 import yaml
@@ -35,7 +35,7 @@ from extractor.service.batching import Batcher
 from extractor.service.engine import Stopped, shared
 from extractor.service.observe import log
 from extractor.service.reports import CANCELLED, FAILED, FINISHED, RUNNING, WAITING, Report
-from extractor.service.uploads import OFFERS, UPLOADED, Uploads
+from extractor.service.uploads import OFFERS, UPLOADED, TooMuch, Uploads
 from extractor.workshop import Opened
 
 KIND = "extract"
@@ -47,7 +47,7 @@ LONG = 600.0  # seconds of work after which a failure is the first one again
 
 class Jobs:
     """`asking` are the settings and demonstrations that the service extracts with; `opened` starts its engine, `prompter` makes
-    what writes its prompts; `counted` hears of new rows. `threads` jobs at a time."""
+    what writes its prompts; `counted` hears of new rows. `threads` jobs at a time; a key may have so many `unfinished` ones."""
 
     def __init__(
         self,
@@ -60,10 +60,12 @@ class Jobs:
         counted: Callable[[int], None] = lambda rows: None,
         part: int = PART,
         threads: int = 3,
+        unfinished: int = 100,
     ) -> None:
         self.uploads, self.journal, self.store = uploads, uploads.journal, store
         self._batcher, self._asking, self._opened, self._prompter = batcher, asking, opened, prompter
         self._counted, self._part, self.pause = counted, part, PAUSE
+        self._unfinished, self._submitting = unfinished, Lock()
         self._changed = Condition()
         self._queue: list[str] = []
         self._running: dict[str, Event] = {}  # what stops them
@@ -100,11 +102,15 @@ class Jobs:
     def submit(
         self, who: str, upload: JobEntry, asked: dict[str, Any], schemas: Sequence[AttributeSchema]
     ) -> JobEntry | None:
-        """The job that has taken the upload, None where it asks for something else: asking the same twice is asking once."""
+        """The job that has taken the upload, None where it asks for something else: asking the same twice is asking once. Raises
+        TooMuch."""
         wanted = upload.asked | asked | {"schemas": self._keep(upload.id, schemas)}
         now = self.journal.database.now()
         news = {"kind": KIND, "state": WAITING, "asked": wanted, "created": now}
-        if self.journal.move(upload.id, [UPLOADED], (who, "job submit"), **news):
+        with self._submitting:
+            self._refuse_more(who, upload.id)
+            moved = self.journal.move(upload.id, [UPLOADED], (who, "job submit"), **news)
+        if moved:
             self._enqueue(upload.id)
         entry = self.job(upload.id)
         return entry if entry and entry.asked == wanted else None
@@ -123,6 +129,15 @@ class Jobs:
         if moved:
             self._enqueue(identity)
         return moved
+
+    def delete(self, who: str, identity: str) -> bool:
+        """Whether it was over. Its files go; what the store has of it stays."""
+        with self._changed:  # one that was cancelled ends after the chunks that the engine has begun with
+            self._changed.wait_for(lambda: identity not in self._running, PAUSE)
+            over = identity not in self._running
+        if over := over and self.journal.forget(identity, [FINISHED, FAILED, CANCELLED], (who, "job delete")):
+            shutil.rmtree(self.uploads.place(identity), ignore_errors=True)
+        return over
 
     def places(self) -> dict[str, int]:
         """Of the jobs that are not finished: how many began earlier."""
@@ -161,6 +176,19 @@ class Jobs:
         finally:
             shutil.rmtree(aside, ignore_errors=True)
         return digest
+
+    def _refuse_more(self, who: str, identity: str) -> None:
+        if self.job(identity):  # asked twice
+            return
+        if (
+            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], who, KIND, self._unfinished))
+            == self._unfinished
+        ):
+            raise TooMuch(
+                f"{self._unfinished} jobs of this key are not finished, and no more may be; wait until some are, or delete "
+                "those that were cancelled or have failed: DELETE /v1/jobs/ID",
+                pending=True,
+            )
 
     def _enqueue(self, identity: str) -> None:
         with self._changed:

@@ -35,7 +35,8 @@ Prompting = Callable[[Template | None], Extractor]
 @dataclass(frozen=True)
 class Limits:
     """`batch` and `queue` are in offers; `body`, `upload` (a file) and `pending` (a key's files that no job has taken, at most
-    `uploads`) in bytes; `watching` in clients that follow jobs; the others in seconds; `rate` is in requests a second and key."""
+    `uploads`) in bytes; `jobs` are a key's that are not finished; `watching` in clients that follow jobs; the others in seconds;
+    `rate` is in requests a second and key."""
 
     batch: int = 256
     window: float = 0.01
@@ -48,6 +49,7 @@ class Limits:
     upload: int = 200 << 20
     uploads: int = 20
     pending: int = 1 << 30
+    jobs: int = 100
     watching: int = 200
 
 
@@ -99,6 +101,7 @@ class Service:
             prompter=lambda: self.prompter(None),
             counted=self.metrics.job_rows.inc,
             part=max(1, min(PART, limits.queue // 8)),
+            unfinished=limits.jobs,
         )
         self._prompting = lru_cache(maxsize=32)(prompting)
         self.training = Training(self.journal, store, folder / "jobs", registry.root if registry else None, asking[0])

@@ -35,6 +35,7 @@ KINDS = {
     "application/vnd.apache.parquet": ".parquet",
     "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet": ".xlsx",
 }
+TEXT = {".txt": ".tsv"}  # what spreadsheets call Unicode text
 OFFERS = "offers"  # the name of every file that was sent
 DAY, HOUR = 86_400.0, 3_600.0
 BLOCK = 1 << 20
@@ -86,7 +87,7 @@ class Uploads:
             await run_in_threadpool(self.sweep)
         name = cleaned(name)
         ending = PurePosixPath(name).suffix.lower()
-        ending = ending if ending in FORMATS else KINDS[kind]
+        ending = ending if ending in FORMATS else KINDS[kind] or TEXT.get(ending, "")
         if ending not in FORMATS:
             raise InputError(f"{name!r}: files end in {', '.join(FORMATS)}; name it so, or say so in Content-Type")
         if length is not None and length > self.bounds.size:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Annotated, Any
 
-from fastapi import Depends, Query
+from fastapi import Depends, Query, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
@@ -18,9 +18,10 @@ from extractor.service.api.common import BODY, Asking, Served, asked_schema, pro
 from extractor.service.api.uploads import Mapped, no_upload, own_upload, refuse_elsewhere
 from extractor.service.jobs import KIND
 from extractor.service.models import Asked, Body
-from extractor.service.problems import Problem
+from extractor.service.problems import Problem, retry
 from extractor.service.reports import RUNNING, STATES, WAITING
 from extractor.service.served import Service
+from extractor.service.uploads import TooMuch
 
 working = router("extract")
 MOST_SHOWN = 1_000
@@ -109,7 +110,10 @@ def submit(body: JobRequest, service: Served, key: Asking) -> JobView:
         detail = "say which column names the category, or choose one schema for all offers"
         raise Problem(422, "no-category", "No schema for these offers", detail)
     asked = {"columns": columns, "schema": _name(chosen)}
-    job = service.jobs.submit(key.name, entry, asked, schemas)
+    try:
+        job = service.jobs.submit(key.name, entry, asked, schemas)
+    except TooMuch as error:
+        raise Problem(429, "jobs", "Too many jobs are not finished", str(error), retry(60)) from error
     if job is None:
         if service.jobs.job(entry.id) is None:
             raise no_upload()
@@ -131,8 +135,12 @@ def own_job(job: str, service: Served, key: Asking) -> JobEntry:
     """Raises Problem 404, whether there is none or it is somebody else's."""
     entry = service.jobs.job(job)
     if entry is None or (entry.who != key.name and not key.allows("admin")):
-        raise Problem(404, "unknown-job", "No such job", "you have no job of this id; GET /v1/jobs lists them")
+        raise no_job()
     return entry
+
+
+def no_job() -> Problem:
+    return Problem(404, "unknown-job", "No such job", "you have no job of this id; GET /v1/jobs lists them")
 
 
 Own = Annotated[JobEntry, Depends(own_job)]
@@ -142,6 +150,18 @@ Own = Annotated[JobEntry, Depends(own_job)]
 def one_job(entry: Own, service: Served) -> JobView:
     """Where a job stands."""
     return _now(service, entry)
+
+
+@working.delete("/jobs/{job}", status_code=204, responses=problems(404, 409, 422))
+def delete_job(entry: Own, service: Served, key: Asking) -> Response:
+    """Delete a job that is finished, was cancelled or has failed, with its file and its results. What it extracted stays with the
+    reviews."""
+    if not service.jobs.delete(key.name, entry.id):
+        if service.jobs.job(entry.id) is None:
+            raise no_job()
+        detail = "only a job that is over can be deleted; cancel it first, and wait until it has stopped"
+        raise Problem(409, "state", "The job is not over", detail)
+    return Response(status_code=204)
 
 
 @working.post("/jobs/{job}/cancel", responses=problems(404, 409, 422))

@@ -11,6 +11,7 @@ from starlette.requests import ClientDisconnect
 from extractor.columns import guess, sample
 from extractor.errors import InputError
 from extractor.journal import JobEntry
+from extractor.pii import mask
 from extractor.service.api.common import Asking, Served, problems, router
 from extractor.service.guard import CLOSE
 from extractor.service.models import Body
@@ -147,8 +148,13 @@ def _summary(entry: JobEntry) -> Mapping[str, Any]:
     return {"id": entry.id, "name": entry.name, "size": entry.asked["size"], "created": entry.created}
 
 
+def _cell(service: Service, text: str) -> str:
+    beyond = text[: LONGEST_CELL + 99]  # with the rest of what is cut in two
+    return (mask(beyond) if service.mask_pii else beyond)[:LONGEST_CELL]
+
+
 def _shown(service: Service, entry: JobEntry) -> UploadView:
     seen = sample(service.uploads.file(entry))
-    rows = [{name: cell[:LONGEST_CELL] for name, cell in row.items()} for row in seen.rows[:SHOWN]]
+    rows = [{name: _cell(service, cell) for name, cell in row.items()} for row in seen.rows[:SHOWN]]
     guessed = Guessed(**guess(seen, lambda category: service.schema(category) is not None))
     return UploadView(**_summary(entry), columns=seen.columns, guessed=guessed, rows=rows)

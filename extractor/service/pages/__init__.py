@@ -16,6 +16,7 @@ from extractor.keys import Role
 from extractor.service.auth import COOKIE
 from extractor.service.guard import guarded
 from extractor.service.problems import Problem
+from extractor.service.uploads import TEXT
 from extractor.sessions import csrf
 from extractor.view import printable
 
@@ -113,7 +114,7 @@ async def try_it(request: Request) -> Response:
 @extracting.get("/jobs")
 async def jobs(request: Request) -> Response:
     schemas = request.app.state.service.schemas
-    return rendered(request, "jobs", schemas=schemas, fields=FIELDS, endings=",".join(FORMATS))
+    return rendered(request, "jobs", schemas=schemas, fields=FIELDS, endings=",".join([*FORMATS, *TEXT]))
 
 
 @reviewing.get("/review")

@@ -99,6 +99,7 @@ for (const kind of ["dragover", "dragleave", "drop"]) addEventListener(kind, eve
 });
 
 /* The jobs, and where they stand. */
+const SURE = "Delete for good";
 const STATES = { waiting: "waits", running: "runs", cancelled: "cancelled", failed: "stopped", finished: "finished" };
 const live = job => job.state === "waiting" || job.state === "running";
 
@@ -126,6 +127,11 @@ function card(job) {
   const change = verb => async () => {
     try { place(await api("POST", `/v1/jobs/${job.id}/${verb}`)); } catch (problem) { say(problem); }
   };
+  const remove = button("Delete", () => {
+    if (remove.textContent === SURE) return forget(job);
+    remove.textContent = SURE;
+    remove.classList.add("danger");
+  }, { className: "quiet", onblur: () => { remove.textContent = "Delete"; remove.classList.remove("danger"); } });
   const format = el("select", { ariaLabel: `Format of ${job.name}` }, Object.entries(FORMATS).map(([ending, name]) => el("option", { value: ending }, name)));
   const download = el("a", { className: "button", href: `/v1/jobs/${job.id}/results?format=csv`, download: "" }, "Download");
   format.addEventListener("change", () => { download.href = `/v1/jobs/${job.id}/results?format=${format.value}`; });
@@ -134,6 +140,7 @@ function card(job) {
     job.counts.dead > 0 && button(`Show ${number(job.counts.dead)} failed`, () => failures(job), { className: "quiet" }),
     live(job) && button("Cancel", change("cancel"), { className: "quiet" }),
     (job.state === "cancelled" || job.state === "failed") && button("Go on", change("resume")),
+    !live(job) && remove,
   ].flat().filter(Boolean);
   return el("article", { id: `job-${job.id}`, className: "panel job", tabIndex: -1, ariaLabelledby: `name-${job.id}` },
     el("div", { className: "head" }, el("h3", { id: `name-${job.id}` }, el("bdi", {}, job.name)), el("span", { className: `badge state ${job.state}` }, STATES[job.state] ?? job.state)),
@@ -142,6 +149,17 @@ function card(job) {
     job.problem && el("p", { className: "why" }, job.problem),
     actions.length ? el("div", { className: "actions" }, actions) : null,
     el("div", { className: "scroll failed", id: `failed-${job.id}`, tabIndex: 0, role: "region", ariaLabel: `Failed offers of ${job.name}` }));
+}
+
+async function forget(job) {
+  try {
+    await api("DELETE", `/v1/jobs/${job.id}`);
+  } catch (problem) { return say(problem); }
+  const gone = $(`#job-${job.id}`), next = gone.nextElementSibling ?? gone.previousElementSibling;
+  gone.remove();
+  $("#no-jobs").hidden = next !== null;
+  (next ?? $("#file")).focus();
+  toast(`${job.name} is deleted. What was extracted stays in Review.`);
 }
 
 /** The first rows without a record, and why. */
