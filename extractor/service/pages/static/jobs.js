@@ -130,8 +130,8 @@ function card(job) {
   const remove = button("Delete", () => {
     if (remove.textContent === SURE) return forget(job);
     remove.textContent = SURE;
-    remove.classList.add("danger");
-  }, { className: "quiet", onblur: () => { remove.textContent = "Delete"; remove.classList.remove("danger"); } });
+    remove.className = "danger";
+  }, { className: "quiet", onblur: () => { remove.textContent = "Delete"; remove.className = "quiet"; } });
   const format = el("select", { ariaLabel: `Format of ${job.name}` }, Object.entries(FORMATS).map(([ending, name]) => el("option", { value: ending }, name)));
   const download = el("a", { className: "button", href: `/v1/jobs/${job.id}/results?format=csv`, download: "" }, "Download");
   format.addEventListener("change", () => { download.href = `/v1/jobs/${job.id}/results?format=${format.value}`; });
