@@ -5,14 +5,7 @@ from browsing import accessible, browsing
 from playwright.sync_api import expect
 from workbench import WON, bench_at, decided
 
-from extractor.service import commands
-
 pytestmark = pytest.mark.browser
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(commands, "TICK", 0.02)
 
 
 def test_an_adapter_is_trained_and_promoted(browser, tmp_path):

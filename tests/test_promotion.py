@@ -14,12 +14,6 @@ from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError
 from extractor.keys import Keys
-from extractor.service import commands
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(commands, "TICK", 0.02)
 
 
 @pytest.fixture

@@ -19,11 +19,6 @@ from extractor.service import commands
 from extractor.service.training import folder_name
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch):
-    monkeypatch.setattr(commands, "TICK", 0.02)
-
-
 @pytest.fixture
 def bench(tmp_path):
     with bench_at(tmp_path) as opened:

@@ -5,6 +5,7 @@ import sys
 from contextlib import closing, contextmanager
 from pathlib import Path
 
+import pytest
 from serving import OFFER, serving
 from test_feedback import record
 
@@ -13,6 +14,7 @@ from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine
 from extractor.feedback import Store
 from extractor.quality import ENOUGH
+from extractor.service import commands
 
 STANDIN = (sys.executable, str(Path(__file__).parent / "standin.py"))
 WON = {"scores": {"unbeaten": []}}
@@ -77,7 +79,8 @@ class Bench:
 def bench_at(folder, engine=None, n=ENOUGH, **more):
     root = folder / "adapters"
     root.mkdir(exist_ok=True)
-    with closing(Database(folder / "store.sqlite")) as database:
+    with closing(Database(folder / "store.sqlite")) as database, pytest.MonkeyPatch.context() as patch:
+        patch.setattr(commands, "TICK", 0.02)
         store = Store(database)
         if n:
             decided(store, n)

@@ -3,6 +3,7 @@ import { confidence, marked, selected } from "./marks.js";
 
 const AHEAD = 12, LOW = 5; // items held, and how few are left when more are fetched
 let queue = [], draft = [], edited = false, fetching = null, drained = false, round = 0;
+let settled = []; // what was accepted at once while a claim was on its way, which may bring some of it
 let sending = Promise.resolve(); // decisions go out one after the other, behind the page's back
 
 const filters = () => ({
@@ -19,8 +20,10 @@ function fetchMore() {
     fetching = null;
     if (mine !== round) return;
     drained = items.length === 0;
-    queue.push(...items);
-    if (queue.length === items.length) show();
+    const fresh = items.filter(item => !settled.some(same => same(item)));
+    settled = [];
+    queue.push(...fresh);
+    if (queue.length === fresh.length) show();
   }, problem => { fetching = null; say(problem); });
   return fetching;
 }
@@ -107,6 +110,7 @@ function acceptAlike() {
   if (!item || item.alike < 2) return;
   const same = other => other.category === item.category && other.attribute === item.attribute && JSON.stringify(other.values.map(v => v.value)) === JSON.stringify(item.values.map(v => v.value));
   queue = queue.filter(other => !same(other));
+  if (fetching) settled.push(same);
   lower(item.alike);
   send("/v1/feedback/decide-alike", { category: item.category, attribute: item.attribute, values: item.values.map(v => v.value) }, item)
     .then(answer => answer && toast(`Accepted in ${number(answer.count)} offers; u takes it back.`));
@@ -159,6 +163,7 @@ async function recount() {
 async function restart() {
   round++;
   queue = [];
+  settled = [];
   drained = false;
   fetching = null;
   $("#item").ariaBusy = "true";
