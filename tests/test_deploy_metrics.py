@@ -24,13 +24,6 @@ DASHBOARD = json.loads((DEPLOY / "grafana" / "dashboard.json").read_text())
 PANELS = [panel for panel in DASHBOARD["panels"] if panel["type"] != "row"]
 TARGET = {"job", "instance"}  # Prometheus knows whom it asked
 SUFFIXES = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-# Without effect for what a service has; to be deleted when it has all of them.
-PLANNED = {
-    "shelfwise_jobs": {"state"},
-    "shelfwise_job_rows_total": set(),
-    "shelfwise_review_queue": {"category"},
-    "shelfwise_reviews_total": {"category", "attribute", "decision"},
-}
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +40,7 @@ def exposed():
         for suffix in SUFFIXES[family.type]:
             name = family.name + suffix
             samples = [s.labels for s in family.samples if s.name == name]
-            names = {*empty.get(family.name, ()), *PLANNED.get(name, ()), *(label for s in samples for label in s)}
+            names = {*empty.get(family.name, ()), *(label for s in samples for label in s)}
             found[name] = {label: {s[label] for s in samples} for label in names}
     return found, routes
 
@@ -55,8 +48,7 @@ def exposed():
 @pytest.fixture(scope="module")
 def known(exposed):
     """The labels of all that can be asked for: what is exposed, what is recorded, what Prometheus adds."""
-    names = {name: labels | TARGET for name, labels in PLANNED.items()}
-    names |= {name: set(labels) | TARGET for name, labels in exposed[0].items()} | {"up": TARGET}
+    names = {name: set(labels) | TARGET for name, labels in exposed[0].items()} | {"up": TARGET}
     for rule in rules("record"):
         names[rule["record"]] = labels_of(parsed(rule["expr"]), names)
     return names
