@@ -231,10 +231,16 @@ def create(folder: Path, manifest: Manifest) -> Job:
         raise InputError(f"{folder}: there is a job in it; go on with it: shelfwise batch resume {folder}")
     with _storing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-        if any(path.suffix != ".tmp" for path in folder.iterdir()):  # that of a job whose making was killed
+        # A job whose making was killed has no more than these.
+        if any(path.suffix != ".tmp" and not path.name.startswith(LEDGER) for path in folder.iterdir()):
             raise InputError(f"{folder}: is not empty; a job takes a folder of its own")
-    _save(folder, manifest)
-    return Job(folder, manifest)
+    job = Job(folder, manifest)  # before the manifest: who sees that may look into the ledger at once
+    try:
+        _save(folder, manifest)
+    except BaseException:
+        job.__exit__()
+        raise
+    return job
 
 
 def open_job(folder: Path) -> Job:

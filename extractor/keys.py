@@ -4,7 +4,7 @@ import hashlib
 import hmac
 import secrets
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -53,7 +53,7 @@ class Keys:
         expires = None if days is None else self.database.now(days * 86_400)
         key = Key(identity, name, role, self.database.now(), expires, None, None)
         with self.database.writing() as connection:
-            connection.execute(insert(keys).values(hash=_hash(token), **vars(key)))
+            connection.execute(insert(keys).values(hash=hashed(token), **vars(key)))
             note(self.database, connection, who, "keys create", f"{identity} {role} {name}")
         return key, f"{PREFIX}_{identity}_{token}"
 
@@ -64,9 +64,9 @@ class Keys:
         with self.database.reading() as connection:
             row = connection.execute(select(keys).where(known)).one_or_none()
         # An unknown key takes the same path: the time tells nothing about which keys there are.
-        right = hmac.compare_digest(_hash(token), row.hash if row else _hash(""))
+        right = hmac.compare_digest(hashed(token), row.hash if row else hashed(""))
         now = self.database.now()
-        if row is None or not right or row.revoked or (row.expires and row.expires <= now):
+        if row is None or not right or not _valid(row, now):
             return None
         if row.used is None or row.used <= self.database.now(-_SEEN):
             with self.database.writing() as connection:
@@ -90,13 +90,18 @@ class Keys:
 def alive(connection: Connection, identity: str, now: str) -> Key | None:
     """The key with this id, unless it is expired or revoked."""
     row = connection.execute(select(keys).where(keys.c.id == identity)).one_or_none()
-    return None if row is None or row.revoked or (row.expires and row.expires <= now) else _key(row)
+    return _key(row) if row and _valid(row, now) else None
+
+
+def _valid(row: Any, now: str) -> bool:
+    return not row.revoked and (row.expires is None or row.expires > now)
 
 
 def _key(row: object) -> Key:
     return Key(**{name: getattr(row, name) for name in Key.__dataclass_fields__})
 
 
-def _hash(token: str) -> str:
+def hashed(token: str) -> str:
+    """What is kept of a token."""
     # One round of SHA-256: a token has 256 random bits, which no dictionary holds, so a slow hash would only slow requests.
     return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

@@ -9,7 +9,7 @@ from sqlalchemy import delete, insert, select
 from extractor.database import Database
 from extractor.database.tables import sessions
 from extractor.journal import note
-from extractor.keys import Key, alive
+from extractor.keys import Key, alive, hashed
 
 HOURS = 12.0
 
@@ -23,7 +23,7 @@ class Sessions:
         token, now = secrets.token_urlsafe(32), self.database.now()
         with self.database.writing() as connection:
             connection.execute(delete(sessions).where(sessions.c.expires <= now))
-            row = {"hash": _hash(token), "key": key.id, "created": now, "expires": self.database.now(HOURS * 3600)}
+            row = {"hash": hashed(token), "key": key.id, "created": now, "expires": self.database.now(HOURS * 3600)}
             connection.execute(insert(sessions).values(row))
             note(self.database, connection, key.name, "sign in", key.id)
         return token
@@ -31,20 +31,16 @@ class Sessions:
     def check(self, token: str) -> Key | None:
         """The key of a session that has not ended, unless the key is expired or revoked."""
         now = self.database.now()
-        query = select(sessions.c.key).where(sessions.c.hash == _hash(token), sessions.c.expires > now)
+        query = select(sessions.c.key).where(sessions.c.hash == hashed(token), sessions.c.expires > now)
         with self.database.reading() as connection:
             identity = connection.scalar(query)
             return None if identity is None else alive(connection, identity, now)
 
     def end(self, token: str) -> None:
         with self.database.writing() as connection:
-            connection.execute(delete(sessions).where(sessions.c.hash == _hash(token)))
+            connection.execute(delete(sessions).where(sessions.c.hash == hashed(token)))
 
 
 def csrf(token: str) -> str:
     """What a page of this session proves itself by: another site can make a browser send its cookie, but not read it."""
     return hmac.new(token.encode(), b"csrf", hashlib.sha256).hexdigest()
-
-
-def _hash(token: str) -> str:
-    return hashlib.sha256(token.encode("utf-8", "replace")).hexdigest()

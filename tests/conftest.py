@@ -188,6 +188,26 @@ def clock():
     return Clock()
 
 
+@pytest.fixture
+def database(address):
+    from extractor.database import Database
+
+    database = Database(address)
+    yield database
+    database.close()
+
+
+@pytest.fixture
+def store(address, clock):
+    """A store in which values below 0.9 wait for review."""
+    from extractor.database import Database
+    from extractor.feedback import Store, Thresholds
+
+    database = Database(address, clock)
+    yield Store(database, Thresholds(0.9))
+    database.close()
+
+
 @pytest.fixture(scope="module")
 def live():
     """A server without keys."""

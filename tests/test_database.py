@@ -13,7 +13,8 @@ import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
 from sqlalchemy import NullPool, create_engine, text
-from test_feedback import record, run_python, shelfwise
+from test_feedback import record
+from test_feedback_processes import run_python, shelfwise
 
 import extractor.database
 from extractor.database import MIGRATIONS, VERSION, Database

@@ -16,7 +16,8 @@ from jobs import made, offers, once, opener, poisonous
 from extractor.batch import work
 from extractor.engines.scripted import first_words
 from extractor.errors import InputError, StorageError
-from extractor.job import MANIFEST, PARTS, open_job
+from extractor.job import LEDGER, MANIFEST, PARTS, create, open_job
+from extractor.manifest import Manifest
 from extractor.prompts import PROMPTS
 
 
@@ -122,6 +123,20 @@ def survived(tmp_path: Path, kills: int, n: int) -> None:
 
 def test_killed_at_random_moments_a_job_loses_nothing_and_doubles_nothing(tmp_path):
     survived(tmp_path, kills=12, n=4_000)
+
+
+def test_who_sees_a_job_finds_its_ledger_and_a_making_that_was_killed_is_made_up_for(tmp_path, monkeypatch):
+    folder, manifest = tmp_path / "job", Manifest(sources=["offers.jsonl"], part=3)
+
+    def killed(at, what):
+        assert (at / LEDGER).is_file() and not (at / MANIFEST).exists()
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr("extractor.job._save", killed)
+        create(folder, manifest)
+    with create(folder, manifest) as job, open_job(folder) as other:
+        assert job.counts() == other.counts()
 
 
 def test_two_processes_never_work_on_one_job(tmp_path):

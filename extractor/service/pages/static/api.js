@@ -1,6 +1,6 @@
 // What every page does: speak to the API, make elements, say what happened.
 
-const csrf = document.querySelector("meta[name=csrf]").content;
+export const csrf = document.querySelector("meta[name=csrf]").content;
 
 /** A problem that the API answered (RFC 9457). */
 export class Problem extends Error {

@@ -1,6 +1,5 @@
-import { $, Problem, api, el, number, say, toast } from "./api.js";
+import { $, Problem, api, csrf, el, number, say, toast } from "./api.js";
 
-const csrf = document.querySelector("meta[name=csrf]").content;
 const FORMATS = { csv: "CSV", xlsx: "Excel", jsonl: "JSON lines", parquet: "Parquet" };
 let upload = null;
 

@@ -36,10 +36,9 @@ function row(attribute = {}) {
 function draft() {
   const attributes = [...$("#rows").children].map(made => {
     const value = name => made.querySelector(`[name=${name}]`).value.trim(), type = value("type");
-    const same = (name, now) => JSON.stringify(made.original[name] ?? []) === JSON.stringify(now);
     const texts = name => { // a value with a comma in it stands as it was, as long as nobody changes the list
-      const typed = list(value(name)), before = list((made.original[name] ?? []).join(", "));
-      return same(name, typed) || JSON.stringify(typed) === JSON.stringify(before) ? made.original[name] ?? [] : typed;
+      const before = made.original[name] ?? [], typed = list(value(name));
+      return JSON.stringify(typed) === JSON.stringify(list(before.join(", "))) ? before : typed;
     };
     return {
       name: value("name"), type, description: value("description") || null, examples: texts("examples"),

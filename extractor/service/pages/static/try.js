@@ -5,7 +5,7 @@ const EXAMPLES = [
   ["Shoes", "Velmora Suede Loafer, Tan, EU 42", "Hand-stitched loafer of Italian suede with a rubber sole. Wide fit."],
   ["Coffee", "Kavaro Espresso Beans Dark Roast 1 kg", "Whole beans from Brazil, roasted in small batches."],
 ];
-const schema = $("#schema"), result = $("#result"), role = document.body.dataset.role;
+const schema = $("#schema"), result = $("#result");
 let running = null;
 
 function asked() {
