@@ -25,10 +25,9 @@ class Entry:
 
 @dataclass(frozen=True)
 class JobEntry:
-    """A batch job as the service knows it; the job itself, with what counts, is in `folder` (`extractor.job`)."""
+    """A job as the service knows it, or a file that none has taken yet; its files are in the folder of its id."""
 
     id: str
-    folder: str
     name: str
     state: str
     who: str

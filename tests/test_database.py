@@ -75,7 +75,7 @@ def test_keys_from_the_command_line(tmp_path, monkeypatch):
 def test_jobs_are_remembered_as_they_stand(address):
     database = Database(address)
     journal = Journal(database)
-    job = JobEntry("1", "jobs/a\0", "Monday", "running", "ann", "2026-11-26", counts={"rows": 3})
+    job = JobEntry("1", "Mon\0day", "running", "ann", "2026-11-26", counts={"rows": 3})
     journal.enter(job)
     journal.enter(done := replace(job, state="finished", finished="2026-11-27"))
     journal.note("ann", "jobs begin", "1")
@@ -87,7 +87,7 @@ def test_of_two_who_move_a_job_one_does(address):
     database = Database(address)
     journal = Journal(database)
     for n, who in enumerate(("ann", "bob", "ann")):
-        journal.enter(JobEntry(str(n), "", "Monday", "waiting", who, f"2026-11-2{n}", asked={"a": 1}))
+        journal.enter(JobEntry(str(n), "Monday", "waiting", who, f"2026-11-2{n}", asked={"a": 1}))
     with ThreadPoolExecutor(4) as pool:
         moved = list(
             pool.map(lambda n: journal.move("1", ["waiting"], ("bob", f"move {n}"), state="running"), range(4))

@@ -153,7 +153,6 @@ jobs = Table(
     Column("kind", Text, nullable=False),  # extract, train
     Column("asked", Escaped, nullable=False),  # JSON
     Column("problem", Escaped),
-    Column("folder", Escaped, nullable=False),
     Column("name", Escaped, nullable=False),
     Column("state", Text, nullable=False),
     Column("who", Escaped, nullable=False),

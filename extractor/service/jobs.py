@@ -288,8 +288,7 @@ class Jobs:
 
 def write_schema(path: Path, schema: AttributeSchema) -> None:
     """As `load_schema` reads it, synced."""
-    content = schema.model_dump(mode="json", exclude_defaults=True)
     with path.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(content, file, allow_unicode=True, sort_keys=False)
+        yaml.safe_dump(schema.written(), file, allow_unicode=True, sort_keys=False)
         file.flush()
         os.fsync(file.fileno())

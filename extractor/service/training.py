@@ -127,7 +127,7 @@ class Training:
                 "held_out": len(held),
             }
             now = self.journal.database.now()
-            entry = JobEntry(identity, str(place), schema.category or "", WAITING, who, now, KIND, asked)
+            entry = JobEntry(identity, schema.category or "", WAITING, who, now, KIND, asked)
             self.journal.enter(entry)
         self.journal.note(who, "adapter train", identity)
         self._enqueue(identity)

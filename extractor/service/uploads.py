@@ -100,7 +100,7 @@ class Uploads:
                     place / f"{OFFERS}{ending}", body, by_lines=FORMATS[ending] in ("csv", "jsonl")
                 )
                 now = self.journal.database.now()
-                entry = JobEntry(identity, str(place), name, UPLOADED, who, now, UPLOAD, asked | {"ending": ending})
+                entry = JobEntry(identity, name, UPLOADED, who, now, UPLOAD, asked | {"ending": ending})
                 await run_in_threadpool(self._enter, entry)
             except BaseException:
                 await run_in_threadpool(shutil.rmtree, place, ignore_errors=True)

@@ -24,3 +24,4 @@ def upgrade() -> None:
     op.add_column("jobs", sa.Column("kind", sa.Text, nullable=False, server_default="extract"))
     op.add_column("jobs", sa.Column("asked", sa.Text, nullable=False, server_default="{}"))
     op.add_column("jobs", sa.Column("problem", sa.Text))
+    op.drop_column("jobs", "folder")
