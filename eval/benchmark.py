@@ -5,7 +5,7 @@ python -m eval.benchmark pipeline --offers 1000000   # the command line's own wo
 python -m eval.benchmark adapters                    # one adapter against fifty in a mixed load
 python -m eval.benchmark batch --data sets/ae_110k   # a job against scripts, and LLM.chat by hand
 python -m eval.benchmark ray                         # a job on 1 to 16 actors, scripted; --engine vllm --actors 1,2
-python -m eval.benchmark service --clients 200       # the HTTP service under load, scripted
+python -m eval.benchmark service --clients 200       # the HTTP service under load; --engine vllm --alone
 python -m eval.benchmark scores                      # a million cells with 1,000 bootstrap rounds
 """
 

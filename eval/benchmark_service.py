@@ -1,6 +1,7 @@
-"""`python -m eval.benchmark service`: clients that ask one after the other, on this machine, with the scripted engine."""
+"""`python -m eval.benchmark service`: clients that ask one after the other, on this machine."""
 
 import asyncio
+import itertools
 import multiprocessing
 import socket
 import tempfile
@@ -15,7 +16,7 @@ from typing import Annotated, Any
 import typer
 
 from extractor import Extractor, load_schemas
-from extractor.config import load_settings
+from extractor.config import load_settings, open_extractor
 from extractor.engines.scripted import ScriptedEngine
 from extractor.prompts import PROMPTS
 
@@ -30,12 +31,27 @@ def service(
     batch: Annotated[int, typer.Option(help="Offers of a call.")] = 256,
     offers: Annotated[int, typer.Option(help="Of a request.")] = 1,
     auth: Annotated[bool, typer.Option("--auth/--no-auth", help="With a key, looked up in SQLite.")] = True,
+    engine: Annotated[str, typer.Option(help="scripted, or vllm: the bundled model, without a delay.")] = "scripted",
+    alone: Annotated[bool, typer.Option("--alone", help="Then again with one offer a call, and the ratio.")] = False,
 ) -> None:
     """Requests/s of the service, how long they take beside the engine's delay, and what was refused."""
+    delay = delay if engine == "scripted" else 0.0
+    rates = [
+        _measured(clients, seconds, delay, queue, most, offers, auth, engine)
+        for most in [batch, *([1] if alone else [])]
+    ]
+    if alone:
+        print(f"calls of many give {rates[0] / rates[1]:.1f} times the records/s of calls of one")
+
+
+def _measured(
+    clients: int, seconds: float, delay: float, queue: int, batch: int, offers: int, auth: bool, engine: str
+) -> float:
+    """Records/s, once all is printed."""
     context = multiprocessing.get_context("spawn")
     ours, theirs = context.Pipe()
     with tempfile.TemporaryDirectory() as folder:
-        arguments = (theirs, Path(folder), delay / 1000, queue, batch, auth)
+        arguments = (theirs, Path(folder), delay / 1000, queue, batch, auth, engine)
         process = context.Process(target=_serve, args=arguments, daemon=True)
         process.start()
         url, secret = ours.recv()
@@ -47,7 +63,7 @@ def service(
             process.join()
     n, ranked = sum(statuses.values()), sorted(times)
     print(
-        f"{clients} clients, {seconds:g} s, {offers} offers a request, engine's delay {delay:g} ms a call of at most {batch}"
+        f"{clients} clients, {seconds:g} s, {offers} offers a request; {engine} engine, {delay:g} ms a call of at most {batch}"
     )
     print(f"{len(times) / seconds:.0f} requests/s answered, {len(times) * offers / seconds:.0f} records/s")
     if ranked:
@@ -55,9 +71,11 @@ def service(
         print(
             f"p50 {p50:.0f} ms, p99 {p99:.0f} ms; beside the engine's delay {p50 - delay:.0f} and {p99 - delay:.0f} ms"
         )
-    print(f"the service computed {1000 * computed / n:.2f} ms a request, and no more than one core at a time")
+    if engine == "scripted":
+        print(f"the service computed {1000 * computed / n:.2f} ms a request, and no more than one core at a time")
     shown = ", ".join(f"{count} × {status}" for status, count in sorted(statuses.items()))
     print(f"{n} answers: {shown}; 5xx {sum(c for s, c in statuses.items() if s >= 500)}")
+    return len(times) * offers / seconds
 
 
 async def _load(url: str, secret: str, clients: int, seconds: float, offers: int) -> tuple[Counter[int], list[float]]:
@@ -66,16 +84,21 @@ async def _load(url: str, secret: str, clients: int, seconds: float, offers: int
     statuses: Counter[int] = Counter()
     times: list[float] = []
     host, port = url.removeprefix("http://").split(":")
-    rows = ",".join(f'{{"id":"{i}","category":"Shoes","title":"Velmora Suede Loafer {i}"}}' for i in range(offers))
-    body = f'{{"offers":[{rows}]}}'
     head = f"POST /v1/extract HTTP/1.1\r\nHost: {host}:{port}\r\nContent-Type: application/json\r\n"
-    asked = f"{head}Authorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+    numbers = itertools.count()  # every title is another one, so that no cache knows it
+
+    def asked() -> bytes:
+        titles = (f"Velmora Suede Loafer {next(numbers)}" for _ in range(offers))
+        rows = ",".join(f'{{"id":"{i}","category":"Shoes","title":"{title}"}}' for i, title in enumerate(titles))
+        body = f'{{"offers":[{rows}]}}'
+        return f"{head}Authorization: Bearer {secret}\r\nContent-Length: {len(body)}\r\n\r\n{body}".encode()
+
     end = time.perf_counter() + seconds
 
     async def client() -> None:
         reader, writer = await asyncio.open_connection(host, int(port))
         while (begun := time.perf_counter()) < end:
-            writer.write(asked)
+            writer.write(asked())
             answered = await reader.readuntil(b"\r\n\r\n")
             fields = dict(line.lower().split(": ", 1) for line in answered.decode().split("\r\n")[1:] if line)
             await reader.readexactly(int(fields["content-length"]))
@@ -91,29 +114,36 @@ async def _load(url: str, secret: str, clients: int, seconds: float, offers: int
     return statuses, times
 
 
-def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int, auth: bool) -> None:
+def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int, auth: bool, engine: str) -> None:
     """In a process of its own, until something comes through the pipe."""
     from threading import Thread
 
     from extractor.database import Database
     from extractor.feedback import Store
     from extractor.keys import Keys
-    from extractor.service.serve import Server
+    from extractor.service.serve import Server, settle
     from extractor.service.served import Limits, Service, prompter
 
     schemas = load_schemas(SCHEMAS)
 
+    settings = load_settings(engine=engine, calibration="none")
+
     @contextmanager
     def opened() -> Any:
-        yield Extractor(ScriptedEngine(delay=delay), schemas)
+        if engine == "scripted":
+            yield Extractor(ScriptedEngine(delay=delay), schemas)
+        else:
+            with open_extractor(settings, schemas, []) as extractor:
+                yield extractor
 
     database = Database(folder / "store.sqlite")
     keys = Keys(database) if auth else None
     secret = keys.create("benchmark", "extract", None, "benchmark")[1] if keys else ""
-    settings, limits = load_settings(engine="scripted"), Limits(batch=batch, queue=queue)
+    limits = Limits(batch=batch, queue=queue)
     prompting = partial(prompter, settings, schemas, [])
     made = Service(opened, schemas, prompting, Store(database), folder, keys, limits, (settings, []))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
+    made.batcher.started.add_done_callback(settle)
     server = Server(made)
     thread = Thread(target=server.run, args=([listener],))
     thread.start()

@@ -1,5 +1,6 @@
 """The process of the service: uvicorn around the application, from start to graceful end."""
 
+import gc
 import socket
 from concurrent.futures import Future
 
@@ -50,11 +51,19 @@ def serve(service: Service, host: str, port: int) -> None:
     log_as_json()
     with _bound(host, port) as listener:
         log.info(f"listening on http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}")
+        service.batcher.started.add_done_callback(settle)
         server = Server(service, host, port)
         server.run([listener])
     started = service.batcher.started
     if started.done() and (error := started.exception()) and not getattr(error, "retryable", False):
         raise error
+
+
+def settle(started: "Future[None]") -> None:
+    """What is in memory when the engine has started is there to stay, and is left out of garbage collection from now on: to look
+    at all that was ever imported, a tenth of a second each time, took a quarter of a busy service's time."""
+    gc.collect()
+    gc.freeze()
 
 
 def _bound(host: str, port: int) -> socket.socket:
