@@ -61,8 +61,8 @@ class Input:
 
     def __init__(self, files: Sequence[str], columns: Columns, prefix: str = "", mask_pii: bool = False) -> None:
         seen: set[int] = set()
-        prefixes = [f"{prefix}{name_of(f)}:" if len(files) > 1 else prefix for f in files]
-        self._readers = [OfferReader(f, columns, seen, p, mask_pii) for f, p in zip(files, prefixes, strict=True)]
+        places = [f"{name_of(f)}:" if len(files) > 1 else "" for f in files]
+        self._readers = [OfferReader(f, columns, seen, prefix, p, mask_pii) for f, p in zip(files, places, strict=True)]
         self._sizes = [reader.size for reader in self._readers]
         self._at = 0
 

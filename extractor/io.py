@@ -50,8 +50,8 @@ class OfferReader:
 
     Raises InputError for what concerns the whole file: missing, out of reach, empty, of another format or encoding, without a
     title column. A repeated id is a Failure; ids are remembered as 64-bit hashes, so that a million take about 60 MB. Files
-    that are read together share `seen`; `prefix` then tells their rows without an id apart. `mask_pii`: nobody gets to see what
-    `extractor.pii` masks.
+    that are read together share `seen`, and `place` then says which this is, in messages and the ids of rows without one, which
+    begin with `prefix`. `mask_pii`: nobody gets to see what `extractor.pii` masks.
     """
 
     def __init__(
@@ -60,12 +60,13 @@ class OfferReader:
         columns: Columns | None = None,
         seen: set[int] | None = None,
         prefix: str = "",
+        place: str = "",
         mask_pii: bool = False,
     ) -> None:
         self.source, self.columns = source, columns or Columns()
         self.rows = 0
         self._seen: set[int] = set() if seen is None else seen
-        self._prefix, self._mask_pii = prefix, mask_pii
+        self._prefix, self._place, self._mask_pii = prefix + place, place, mask_pii
         self._piped = str(source) == "-"
         self._kind = "jsonl" if self._piped else format_of(source)
         self._done: int | None = None
@@ -189,13 +190,15 @@ class OfferReader:
             return self._bad_row(number, explain(error), identity)
         key = hash(identity)
         if key in self._seen:
-            return _failure("duplicate_id", f"line {number}: an earlier offer has the id {identity!r}", identity, offer)
+            return _failure(
+                "duplicate_id", f"{self._place}line {number}: an earlier offer has the id {identity!r}", identity, offer
+            )
         self._seen.add(key)
         return offer
 
     def _bad_row(self, number: int, problem: str, identity: str | None = None) -> Failure:
         identity = identity or f"{self._prefix}line-{number}"
-        return _failure("invalid_offer", f"{self._prefix}line {number}: {problem}", identity)
+        return _failure("invalid_offer", f"{self._place}line {number}: {problem}", identity)
 
 
 class RowReader(OfferReader):

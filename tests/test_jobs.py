@@ -136,13 +136,15 @@ def test_jobs_mask_where_the_service_does():
 
 def test_rows_without_an_id_are_told_apart_between_files(live):
     asked = {"columns": {"title": "title"}, "schema": "Shoes"}
-    one = begun(live, b"title\nVelmora boot\n", **asked)
+    one = begun(live, b"title\nVelmora boot\n \n", **asked)
     other = begun(live, b"title\nKesto boot\n", **asked)
-    again = begun(live, b"title\nVelmora boot\n", **asked)
+    again = begun(live, b"title\nVelmora boot\n \n", **asked)
     for job in (one, other, again):
         ended(live, job)
     ids = [records(live, job)[0]["offer_id"] for job in (one, other, again)]
     assert ids[0] == ids[2] != ids[1] and all(re.fullmatch("[0-9a-f]{8}:line-2", i) for i in ids)
+    (failed,) = live.http.get(f"/v1/jobs/{one['id']}/failures").json()["failures"]
+    assert failed["failure"]["failure"]["message"].startswith("line 3: ")
 
 
 def test_a_record_that_no_review_takes_is_in_the_results(live):

@@ -107,6 +107,14 @@ def test_files_are_known_ones_with_tags(live):
     assert len(live.http.get("/").headers.get_list("content-security-policy")) == 1
 
 
+@pytest.mark.parametrize("path", ["/nothing", "/v1/nothing", "/v1/jobs/nothing"])
+def test_who_types_a_wrong_address_gets_a_page_and_a_program_a_document(live, path):
+    typed = live.http.get(path, headers={"Accept": "text/html,*/*;q=0.8"})
+    assert typed.status_code == 404 and typed.headers["content-type"].startswith("text/html") and "<h1>" in typed.text
+    assert "script-src 'self'" in typed.headers["content-security-policy"]
+    assert live.http.get(path).headers["content-type"] == "application/problem+json"
+
+
 def test_a_job_is_deleted_when_it_is_meant(browser):
     with serving(ScriptedEngine()) as running, browsing(browser, running) as page:
         for name in ("older.csv", "newer.csv"):

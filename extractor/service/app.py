@@ -9,7 +9,7 @@ from starlette.concurrency import run_in_threadpool
 
 from extractor.service.api import ROUTERS
 from extractor.service.observe import Observed
-from extractor.service.pages import PAGES
+from extractor.service.pages import PAGES, shown
 from extractor.service.problems import register
 from extractor.service.served import Service
 
@@ -38,7 +38,7 @@ def create_app(service: Service) -> Observed:
         redoc_url=None,
     )
     app.state.service = service
-    register(app)
+    register(app, page=shown)
     for router in (*ROUTERS, *PAGES):
         app.include_router(router)
     return Observed(app, service.metrics)

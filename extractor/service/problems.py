@@ -1,7 +1,7 @@
 """Everything that goes wrong in the service, as documents of RFC 9457 that say what to do."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from http import HTTPStatus
 
 from fastapi import FastAPI, HTTPException, Request, Response
@@ -91,10 +91,14 @@ def invalid(found: Sequence[str]) -> Problem:
     return Problem(422, "invalid", "The request is not valid", detail, errors=found)
 
 
-def register(app: FastAPI) -> None:
+def register(app: FastAPI, page: Callable[[Request, Problem], Response]) -> None:
+    """`page` shows a problem to a person."""
+
     @app.exception_handler(StarletteHTTPException)
     async def _http(request: Request, error: StarletteHTTPException) -> Response:
         problem = error if isinstance(error, Problem) else plain(error.status_code, error.headers)
+        if request.method == "GET" and "text/html" in request.headers.get("accept", ""):  # who typed an address
+            return page(request, problem)
         return respond(request.state.request_id, problem)
 
     @app.exception_handler(RequestValidationError)

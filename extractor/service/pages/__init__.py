@@ -58,6 +58,11 @@ def rendered(request: Request, name: str, status: int = 200, **shown: Any) -> Re
     return Response(page, status, {"Content-Security-Policy": POLICY}, "text/html; charset=utf-8")
 
 
+def shown(request: Request, problem: Problem) -> Response:
+    """The page of a problem."""
+    return rendered(request, "problem", problem.status_code, problem=problem)
+
+
 def paged(role: Role) -> type[APIRoute]:
     """The class of routes to pages for keys with this role: who has none is led to the way in."""
 
@@ -73,7 +78,7 @@ def paged(role: Role) -> type[APIRoute]:
                     if problem.kind == "key":
                         here = urlencode({"to": request.url.path})
                         return RedirectResponse(f"/sign-in?{here}", 303)
-                    return rendered(request, "problem", problem.status_code, problem=problem)
+                    return shown(request, problem)
 
             return handled
 

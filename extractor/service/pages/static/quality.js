@@ -5,11 +5,13 @@ import { learning } from "./learn.js";
 const percent = share => (share === null ? "—" : `${Math.round(100 * share)} %`);
 const share = (part, whole) => (whole ? part / whole : null);
 
-function bar(value) {
+function bar(value, whole) {
   if (value === null) return el("span", { className: "muted" }, "—");
-  return el("span", { className: "conf num" }, percent(value), el("span", { className: "bar" }, el("i", { style: { "--c": value } })));
+  const said = el("span", {}, percent(value), whole === undefined ? "" : el("span", { className: "muted" }, ` of ${number(whole)}`));
+  return el("span", { className: "conf num" }, said, el("span", { className: "bar" }, el("i", { style: { "--c": value } })));
 }
 
+const offered = (n, which = "") => `${number(n)} ${which}${n === 1 ? "offer" : "offers"}`;
 const sum = (rows, name) => rows.reduce((total, row) => total + row[name], 0);
 
 function byDay(rows) {
@@ -24,10 +26,10 @@ function byDay(rows) {
 function panel(category, rows, days, labels) {
   const shown = category || "no category", reviewed = sum(rows, "reviewed");
   const table = el("table", { className: "table quality" },
-    el("thead", {}, el("tr", {}, ["Attribute", "Coverage", "Agreement", "Reviewed", "Wait"].map((title, i) => el("th", { scope: "col", className: i > 2 ? "right" : "" }, title)))),
-    el("tbody", {}, rows.map(row => el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, row.attribute)), el("td", {}, bar(row.coverage)), el("td", {}, bar(row.agreement)),
-      el("td", { className: "right num" }, number(row.reviewed)), el("td", { className: "right num" }, number(row.waiting))))));
-  const facts = [`${number(Math.max(...rows.map(row => row.offers)))} offers`, `agreement ${percent(share(sum(rows, "agreed"), reviewed))}`, `${number(labels.labelled)} labelled offers to learn from`];
+    el("thead", {}, el("tr", {}, ["Attribute", "Coverage", "Agreement", "Wait"].map((title, i) => el("th", { scope: "col", className: i > 2 ? "right" : "" }, title)))),
+    el("tbody", {}, rows.map(row => el("tr", {}, el("th", { scope: "row" }, el("bdi", {}, row.attribute)), el("td", {}, bar(row.coverage)), el("td", {}, bar(row.agreement, row.reviewed)),
+      el("td", { className: "right num" }, number(row.waiting))))));
+  const facts = [offered(Math.max(...rows.map(row => row.offers))), `agreement ${percent(share(sum(rows, "agreed"), reviewed))}`, `${offered(labels.labelled, "labelled ")} to learn from`];
   return el("details", { className: "panel category", open: labels.nth === 0 },
     el("summary", {}, el("h2", {}, el("bdi", {}, shown)), el("span", { className: "facts" }, facts.map(fact => el("span", {}, fact)))),
     chart(byDay(days), `Coverage and agreement of ${shown} by day`), el("div", { className: "scroll", tabIndex: 0, role: "region", ariaLabel: `Attributes of ${shown}` }, table),
