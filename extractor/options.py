@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from extractor.errors import InputError, MissingExtraError
+from extractor.errors import MissingExtraError
 
 if TYPE_CHECKING:
     from extractor.database import Database
@@ -51,14 +51,15 @@ StoreAddress = Annotated[
         "--store", envvar="SHELFWISE_STORE", help="postgresql+psycopg://…, or sqlite:///FILE.", show_envvar=True
     ),
 ]
-DataDir = Annotated[Path | None, typer.Option(help="Folder of the store. (default: ~/.local/share/shelfwise)")]
+DataDir = Annotated[
+    Path | None,
+    typer.Option(help="Folder of files, and of the store without --store. (default: ~/.local/share/shelfwise)"),
+]
 
 
 @contextmanager
 def opened_database(address: str | None, data_dir: Path | None) -> "Iterator[Database]":
-    """The store that --store or --data-dir name, closed at the end. Raises InputError, MissingExtraError."""
-    if address and data_dir:
-        raise InputError("--store (or SHELFWISE_STORE) and --data-dir both say where the store is; give one of them")
+    """The store that --store names, or the one in --data-dir, closed at the end. Raises MissingExtraError."""
     try:
         from extractor.database import Database, default_file
     except ModuleNotFoundError as error:

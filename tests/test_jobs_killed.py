@@ -3,17 +3,17 @@
 import json
 import re
 import signal
-import sqlite3
 import subprocess
 import sys
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
 import pytest
 from serving import table
+from sqlalchemy import NullPool, create_engine, text
 
 from extractor.client import Client
 from extractor.job import open_job
@@ -63,13 +63,13 @@ def rows_of(folder: Path) -> int:
         return job.counts().rows
 
 
-def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
+def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path, address):
     """Killed right after acknowledgements, and in the middle of jobs; every row is there once at the end."""
     n, submitted, waiting = 1_500, [], []
     source, data = tmp_path / "offers.csv", tmp_path / "data"
     for kill, moment in enumerate((0, 1, 500)):
         source.write_bytes(table(n, kill * n))
-        with process(data) as (running, url), Client(url) as client:
+        with process(data, "--store", address) as (running, url), Client(url) as client:
             submitted.append(client.submit(source).id)
             if not moment:
                 url += "/v1/uploads?name=w.csv"
@@ -83,7 +83,7 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
             running.send_signal(signal.SIGKILL)
             running.wait()
         assert moment <= rows_of(data / "jobs" / submitted[-1] / "work") < n
-    with process(data) as (running, url), Client(url) as client:
+    with process(data, "--store", address) as (running, url), Client(url) as client:
         for kill, identity in enumerate(submitted):
             assert client.wait(identity, timeout=60).state == "finished"
             client.results(identity, tmp_path / "r.jsonl")
@@ -92,9 +92,10 @@ def test_kill_9_loses_nothing_that_was_acknowledged(tmp_path):
             assert all("failure" not in r for r in rows)
         uploads = httpx.get(f"{url}/v1/uploads", trust_env=False).json()["uploads"]
         assert [u["id"] for u in uploads] == waiting
-    with closing(sqlite3.connect(data / "store.sqlite")) as store:
-        counted = "SELECT count(*), count(DISTINCT offer) FROM extractions"
-        assert store.execute(counted).fetchone() == (3 * n, 3 * n)
+    engine = create_engine(address, poolclass=NullPool)
+    with engine.connect() as store:
+        counted = text("SELECT count(*), count(DISTINCT offer) FROM extractions")
+        assert store.execute(counted).one() == (3 * n, 3 * n)
     assert not list(data.rglob("*.tmp"))
 
 
