@@ -49,6 +49,26 @@ def test_one_request_is_split_and_others_go_between():
         assert sizes == [1, 1, *[10] * 10, 1] and not running.service.batcher._queue
 
 
+def test_a_round_takes_about_a_second(monkeypatch):
+    """So that the title which somebody tries does not wait for a job; here a tenth of it, at 1 ms an offer."""
+    monkeypatch.setattr("extractor.service.batching.TURN", 0.1)
+    sizes = []
+
+    def script(request):
+        time.sleep(0.001)
+        return first_words(request)
+
+    class Counted(ScriptedEngine):
+        def generate(self, requests):
+            sizes.append(len(requests))
+            return super().generate(requests)
+
+    offers = [OFFER | {"id": str(i)} for i in range(1000)]
+    with serving(Counted(script), batch=1000) as running:
+        assert len(running.http.post("/v1/extract", json={"offers": offers}).json()["results"]) == 1000
+    assert sizes[:2] == [1, 64] and min(sizes[2:-1]) >= 16 and max(sizes) <= 128
+
+
 def test_beyond_the_queue_is_429():
     engine, opened = gate()
     with serving(engine, queue=3) as running, ThreadPoolExecutor(8) as pool:

@@ -18,13 +18,16 @@ from extractor.service.tickets import Batch, NotReady, QueueFull, Record, Reopen
 from extractor.workshop import Opened, Workshop, broken
 
 AGAIN = 5.0  # seconds between two looks at an engine that is down
+TURN = 1.0  # seconds that a round should take, so that a job holds nobody up for longer
+FIRST, LEAST = 64, 16  # offers of the first round, and of one however long it takes, at most
 LONGEST = 60  # seconds that a client is asked to stay away, at most
 
 
 class Batcher:
-    """`opened` starts the extractor. A round has at most `most` offers and begins `window` seconds after the first of them came;
-    `bound` offers may wait. `seen` is told of every round, `say` hears why the engine is started again, `spend` of each repeated
-    call; all three in the engine's thread. `patience` is how many seconds a vLLM server may stay away."""
+    """`opened` starts the extractor. A round has at most `most` offers, about as many as the engine answers in TURN seconds, and
+    begins `window` seconds after the first of them came; `bound` offers may wait. `seen` is told of every round, `say` hears why
+    the engine is started again, `spend` of each repeated call; all three in the engine's thread. `patience` is how many seconds a
+    vLLM server may stay away."""
 
     def __init__(
         self,
@@ -44,6 +47,7 @@ class Batcher:
         self._queue: OrderedDict[Ticket, None] = OrderedDict()  # who has waited longest for a share comes first
         self._closing = False
         self._reopening: Reopening | None = None
+        self._room = min(most, FIRST)  # offers of the next round, at most
         self._rate = 0.0  # offers/s, of the rounds so far, the last ones most
         self._thread = Thread(target=self._work, name="shelfwise-engine", daemon=True)
         self.started: Future[None] = Future()  # of the first look at the engine: its error, if there was one
@@ -195,14 +199,14 @@ class Batcher:
             if self._queue:
                 ripe = min(t.arrived for t in self._queue) + self._window
                 self._changed.wait_for(
-                    lambda: self._closing or self._reopening or self.waiting >= self._most,
+                    lambda: self._closing or self._reopening or self.waiting >= self._room,
                     max(0.0, ripe - time.monotonic()),
                 )
             return [] if self._reopening else self._taken()
 
     def _taken(self) -> list[Slice]:
         slices: list[Slice] = []
-        room = self._most
+        room = most = self._room
         while room and self._queue:
             ticket, _ = self._queue.popitem(last=False)
             n = min(ticket.waiting, max(1, room // (len(self._queue) + 1)))
@@ -211,7 +215,7 @@ class Batcher:
             room -= n
             if ticket.waiting:
                 self._queue[ticket] = None
-        self.extracting = self._most - room
+        self.extracting = most - room
         self.waiting -= self.extracting
         return slices
 
@@ -230,6 +234,7 @@ class Batcher:
         seconds = time.monotonic() - begun
         rate = len(offers) / max(seconds, 1e-6)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self._fit(len(offers), seconds)
         self.extracting = 0
         answers = iter(records)
         for s in slices:
@@ -237,6 +242,16 @@ class Batcher:
             if s.end == len(s.ticket.offers) and not s.ticket.done.done():
                 s.ticket.done.set_result([r for r in s.ticket.records if r is not None])
         self._seen(Batch(extractor, offers, records, seconds))
+
+    def _fit(self, offers: int, seconds: float) -> None:
+        """The next round by how long this one took: more offers at once take less time each, so one that was not full says
+        nothing about larger ones."""
+        fitting = round(offers * TURN / max(seconds, 1e-6))
+        if offers == self._room:
+            self._room = min(fitting, 2 * self._room)
+        elif seconds > TURN:
+            self._room = min(fitting, self._room)
+        self._room = min(self._most, max(LEAST, self._room))
 
     def _extracted(self, offers: Sequence[ProductOffer]) -> list[Record]:
         """A template may stumble over one offer: that one is a Failure, as what breaks the engine is."""
