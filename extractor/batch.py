@@ -8,7 +8,9 @@ process, in several (`extractor.processes`) or on Ray (`extractor.cluster`), and
 """
 
 import hashlib
+import os
 import time
+from collections import Counter
 from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -29,7 +31,7 @@ from extractor.manifest import MASKING
 from extractor.prompts import load_template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
-from extractor.stores import files_at, local, name_of, version_of
+from extractor.stores import files_at, local, name_of, path_of, version_of
 from extractor.workshop import Opened, Workshop
 
 Report = Callable[[Counts, float], None]
@@ -56,12 +58,22 @@ def files_of(sources: Sequence[str]) -> list[str]:
     return list(found)
 
 
+def _places(files: Sequence[str]) -> list[str]:
+    """What says which of the files it is: its name or, where several have that, its path below the folder of all."""
+    names, paths = [name_of(file) for file in files], [path_of(file).split("/") for file in files]
+    counts, shared = Counter(names), len(os.path.commonprefix([path[:-1] for path in paths]))
+    return [
+        f"{name}:" if counts[name] == 1 else f"{'/'.join(path[shared:])}:"
+        for name, path in zip(names, paths, strict=True)
+    ]
+
+
 class Input:
     """The rows of several files, one behind the other; an id counts over all of them, and `prefix` begins those that are made."""
 
     def __init__(self, files: Sequence[str], columns: Columns, prefix: str = "", mask_pii: bool = False) -> None:
         seen: set[int] = set()
-        places = [f"{name_of(f)}:" if len(files) > 1 else "" for f in files]
+        places = _places(files) if len(files) > 1 else [""]
         self._readers = [OfferReader(f, columns, seen, prefix, p, mask_pii) for f, p in zip(files, places, strict=True)]
         self._sizes = [reader.size for reader in self._readers]
         self._at = 0

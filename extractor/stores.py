@@ -32,6 +32,12 @@ def local(source: str | Path) -> Path | None:
     return Path(unquote(parts.path)) if parts.scheme == "file" else None
 
 
+def path_of(source: str | Path) -> str:
+    """Of a file here, or an address without what stands behind the `?`, as text."""
+    path = local(source)
+    return unquote(str(source).partition("?")[0]) if path is None else str(path)
+
+
 def name_of(source: str | Path) -> str:
     return (local(source) or PurePosixPath(unquote(urlsplit(str(source)).path))).name
 
