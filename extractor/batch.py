@@ -61,7 +61,8 @@ def files_of(sources: Sequence[str]) -> list[str]:
 def _places(files: Sequence[str]) -> list[str]:
     """What says which of the files it is: its name or, where several have that, its path below the folder of all."""
     names, paths = [name_of(file) for file in files], [path_of(file).split("/") for file in files]
-    counts, shared = Counter(names), len(os.path.commonprefix([path[:-1] for path in paths]))
+    counts = Counter(names)
+    shared = len(os.path.commonprefix([path[:-1] for path in paths]))  # noqa: RUF071  # of lists, part by part
     return [
         f"{name}:" if counts[name] == 1 else f"{'/'.join(path[shared:])}:"
         for name, path in zip(names, paths, strict=True)

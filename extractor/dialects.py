@@ -41,10 +41,11 @@ class Dialect:
         """The encoding as people call it."""
         return _NAMES[self.encoding]
 
-    @property
-    def width(self) -> int:
-        """Bytes of most characters."""
-        return 2 if self.encoding == "utf-16" else 1
+    def size(self, text: str) -> int:
+        """In bytes, as it was written."""
+        if self.encoding == "utf-16":
+            return 2 * len(text)
+        return len(text) if self.encoding == "cp1252" or text.isascii() else len(text.encode(errors="surrogateescape"))
 
     def opened(self, raw: io.BufferedReader) -> io.TextIOWrapper:
         return io.TextIOWrapper(raw, encoding=self.encoding, errors="spoilt", newline="")

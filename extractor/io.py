@@ -3,14 +3,15 @@
 import csv
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from io import TextIOWrapper
 from pathlib import Path, PurePath
 from typing import Any
 
 from pydantic import ValidationError
 
-from extractor.dialects import SPOILT, dialect
+from extractor.dialects import SPOILT, Dialect, dialect
 from extractor.errors import InputError, explain
 from extractor.pii import masked
 from extractor.records import Failure, FailureDetail, FailureReason, LabelledOffer, ProductOffer
@@ -26,6 +27,7 @@ FORMATS = {
     ".parquet": "parquet",
     ".xlsx": "xlsx",
 }
+_QUOTE = "look for a quote that nothing closes"
 csv.field_size_limit(LONGEST_CELL)
 
 
@@ -116,31 +118,54 @@ class OfferReader:
         with opened(self.source) as raw:
             written = dialect(raw)
             stream = written.opened(raw)
-            reader = csv.DictReader(self._counted(stream, written.width), delimiter=written.delimiter)
-            try:
-                if written.announced and reader.fieldnames:
-                    reader.fieldnames = next(reader.reader, [])
-                self._require_title(list(reader.fieldnames or []))
-                for row in reader:
-                    self.rows += 1
-                    number = reader.line_num
-                    if None in row:
-                        yield self._bad_row(
-                            number, f"more fields than the {len(reader.fieldnames or [])} of the header"
-                        )
-                    elif any(SPOILT in v for v in row.values() if v):
-                        yield self._bad_row(number, f"not {written.encoded}; save the file as UTF-8")
-                    else:
-                        yield self._offer(number, row)
-            except csv.Error as error:
-                hint = "look for a quote that nothing closes"
-                raise InputError(f"{self.source}:{reader.line_num}: not CSV: {error}; {hint}") from error
+            rows = self._csv_rows(stream, written)
+            if written.announced:
+                next(rows)
+            number, names, problem = next(rows, (1, [], ""))
+            if problem:
+                raise InputError(f"{self.source}:{number}: {problem}")
+            self._require_title(names)
+            for number, cells, problem in rows:
+                if not cells:
+                    continue
+                self.rows += 1
+                if problem:
+                    yield self._bad_row(number, problem)
+                elif len(cells) > len(names):
+                    yield self._bad_row(number, f"more fields than the {len(names)} of the header")
+                elif any(SPOILT in cell for cell in cells):
+                    yield self._bad_row(number, f"not {written.encoded}; save the file as UTF-8")
+                else:
+                    yield self._offer(number, dict(zip(names, cells, strict=False)))
 
-    def _counted(self, lines: Iterable[str], width: int) -> Iterator[str]:
-        self._done = 0
-        for line in lines:
-            self._done += width * len(line)
-            yield line
+    def _csv_rows(self, stream: TextIOWrapper, written: Dialect) -> Iterator[tuple[int, list[str], str]]:
+        """The line that a row ends in, its cells, and nothing; or the line that it begins in, and what is wrong: that a cell goes
+        on to the end of the file, or to a quote that begins another one, and has the rows between in it. `csv` says neither."""
+        self._done, last = 0, 0
+        inside = unclosed = False
+
+        def lines() -> Iterator[str]:
+            nonlocal inside, unclosed
+            for line in stream:
+                self._done = (self._done or 0) + written.size(line)
+                if inside and '"' in line:
+                    behind = line.replace('""', "").partition('"')[2].lstrip(" ")
+                    unclosed |= behind[:1] not in ("", written.delimiter, "\r", "\n")
+                inside = True
+                yield line
+            unclosed |= inside
+
+        reader = csv.reader(lines(), delimiter=written.delimiter)
+        try:
+            for cells in reader:
+                first, last = last + 1, reader.line_num
+                if unclosed:
+                    yield first, cells, f"not CSV: a cell has no end up to line {last}; {_QUOTE}"
+                else:
+                    yield last, cells, ""
+                inside = unclosed = False
+        except csv.Error as error:
+            raise InputError(f"{self.source}:{reader.line_num}: not CSV: {error}; {_QUOTE}") from error
 
     def _parquet(self) -> Iterator[ProductOffer | Failure]:
         from extractor.parquet import opened_table

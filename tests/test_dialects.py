@@ -173,6 +173,17 @@ def test_unicode_text_is_sent_as_spreadsheets_name_it(live):
         assert records(live, job)[3]["title"] == "Wollmütze"
 
 
+@pytest.mark.parametrize(
+    ("encoding", "title"),
+    [("utf-8", CHINESE), ("utf-8-sig", RUSSIAN), ("utf-16", CHINESE), ("cp1252", "Größe für ältere Füße")],
+)
+def test_the_share_that_is_read_counts_bytes(write, encoding, title):
+    rows = "".join(f"{n},{title}\n" for n in range(100))
+    reader = OfferReader(write("o.csv", f"id,title\n{rows}".encode(encoding)))
+    read = [reader.fraction for _ in reader]
+    assert read[49] == pytest.approx(0.5, abs=0.02) and read[-1] == pytest.approx(1, abs=0.002)
+
+
 def test_a_large_file_takes_little_memory(write):
     path = write("o.csv", ("id\ttitle\r\n" + f"1\t{'Größe, 42 ' * 100}\r\n" * 12_000).encode("utf-16"))
     assert path.stat().st_size > 20 << 20
@@ -182,6 +193,40 @@ def test_a_large_file_takes_little_memory(write):
         assert tracemalloc.get_traced_memory()[1] < 12 << 20
     finally:
         tracemalloc.stop()
+
+
+MORE = "".join(f"{n},Cap {n}\n" for n in range(4, 1_000))
+
+
+@pytest.mark.parametrize(
+    ("rows", "number", "end", "following"),
+    [
+        ('2,"Hat\n3,Boot\n' + MORE, 3, 1_000, []),
+        ('2,"Monitor 24""\n3,Boot\n' + MORE, 3, 1_000, []),
+        ('2,"Boot', 3, 3, []),
+        ('2,"', 3, 3, []),
+        ('\n\n2,"Hat\n3,"Boot"\n4,Cap\n', 5, 6, ["Cap"]),
+        ('2,"Monitor 24""\n3,Boot\n4,"Monitor 27""\n5,Cap\n', 3, 5, ["Cap"]),
+        ('"2","Monitor 24""\n3,Boot\n"4","Monitor 27""\n5,Cap\n', 3, 6, []),
+    ],
+)
+def test_a_quote_that_nothing_closes_is_a_bad_row(write, rows, number, end, following):
+    for announced in (0, 1):
+        path = write("o.csv", "sep=,\n" * announced + f'"id","title"\n1,Tie\n{rows}')
+        first, bad, *others = OfferReader(path)
+        message = f"not CSV: a cell has no end up to line {end + announced}; look for a quote that nothing closes"
+        assert bad.failure.message == f"line {number + announced}: {message}"
+        assert [row.title for row in (first, *others)] == ["Tie", *following]
+
+
+def test_quotes_within_a_line_are_taken_as_they_come(write):
+    path = write("o.csv", 'id,title\n1,"Monitor 24" wide\n2,"a\n""b"" c" ,x\n3,"a\nb"\n\n4,5" x\n')
+    bad = "line 4: more fields than the 2 of the header"
+    assert [row.failure.message if isinstance(row, Failure) else row.title for row in OfferReader(path)] == [
+        *("Monitor 24 wide", bad, "a\nb", '5" x')
+    ]
+    with pytest.raises(InputError, match=r"o.csv:1: not CSV: a cell has no end up to line 3; look for a quote"):
+        list(OfferReader(write("o.csv", 'id,"title\n1,Hat\n2,Boot\n')))
 
 
 def test_a_quote_that_nothing_closes_is_not_read_to_the_end(write):
