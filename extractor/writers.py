@@ -71,6 +71,15 @@ _FIXED = ("offer_id", "category", "title")
 _FAILED = ("failure_reason", "failure_message")
 
 
+def _columns(attributes: list[str]) -> list[str]:
+    return [*_FIXED, *map(_column, attributes), *_FAILED]
+
+
+def _column(attribute: str) -> str:
+    """One that is called as a column of the offer's own is `attribute title`; of two names none becomes the same."""
+    return f"attribute {attribute}" if attribute.rpartition("attribute ")[2] in (*_FIXED, *_FAILED) else attribute
+
+
 def flat_row(record: Extraction | Failure, attributes: list[str]) -> dict[str, str | None]:
     """A record as one row: several values joined by " | "; the normalized form where there is one."""
     row: dict[str, str | None] = {"offer_id": record.offer_id, "category": record.category, "title": record.title}
@@ -78,7 +87,7 @@ def flat_row(record: Extraction | Failure, attributes: list[str]) -> dict[str, s
         return row | dict(zip(_FAILED, (record.failure.reason, record.failure.message), strict=True))
     for name in attributes:
         values = record.attributes.get(name, [])
-        row[name] = " | ".join(v.normalized_value or v.value for v in values) or None
+        row[_column(name)] = " | ".join(v.normalized_value or v.value for v in values) or None
     return row
 
 
@@ -101,7 +110,7 @@ class _CsvWriter(_JsonlWriter):
     def __init__(self, stream: IO[str], attributes: list[str]) -> None:
         super().__init__(stream)
         self._attributes = attributes
-        self._columns = [*_FIXED, *attributes, *_FAILED]
+        self._columns = _columns(attributes)
         self._csv = csv.writer(stream)
         self._csv.writerow(map(defused, self._columns))
 
@@ -111,27 +120,42 @@ class _CsvWriter(_JsonlWriter):
         self._stream.flush()
 
 
+_GROUP, _HELD = 8_192, 32 << 20  # rows of a group; characters that wait for one, for a title can be long
+
+
 class _ParquetWriter:
+    """Row groups are large, for each costs a kilobyte and more in the footer, which a reader takes whole."""
+
     def __init__(self, file: io.BufferedWriter, attributes: list[str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         self._attributes = attributes
-        self._schema = pa.schema([(name, pa.string()) for name in [*_FIXED, *attributes, *_FAILED]])
+        self._schema = pa.schema([(name, pa.string()) for name in _columns(attributes)])
         self._file, self._writer = file, pq.ParquetWriter(file, self._schema)
+        self._rows: list[dict[str, str | None]] = []
+        self._size = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
-        with self._file:
-            self._writer.close()
+        with self._file, self._writer:
+            self._flush()
 
     def write(self, records: Iterable[Extraction | Failure]) -> None:
+        for record in records:
+            self._rows.append(row := flat_row(record, self._attributes))
+            self._size += sum(len(cell) for cell in row.values() if cell)
+            if len(self._rows) == _GROUP or self._size > _HELD:
+                self._flush()
+
+    def _flush(self) -> None:
         import pyarrow as pa
 
-        rows = [flat_row(record, self._attributes) for record in records]
-        self._writer.write_table(pa.Table.from_pylist(rows, schema=self._schema))
+        if self._rows:
+            self._writer.write_table(pa.Table.from_pylist(self._rows, schema=self._schema))
+        self._rows, self._size = [], 0
 
 
 _ROWS, _LENGTH = 1 << 20, 32_767  # that a sheet has, and of a cell's text
@@ -145,7 +169,7 @@ class _XlsxWriter:
     def __init__(self, file: io.BufferedWriter, attributes: list[str]) -> None:
         from openpyxl import Workbook
 
-        self._attributes, self._columns = attributes, [*_FIXED, *attributes, *_FAILED]
+        self._attributes, self._columns = attributes, _columns(attributes)
         self._file, self._book = file, Workbook(write_only=True)
         self._sheet = self._book.create_sheet("records")
         self._rows = 1

@@ -122,6 +122,45 @@ def test_records_out(tmp_path, ending):
     assert list(rows[0]) == ["offer_id", "category", "title", "Brand", "Color", "failure_reason", "failure_message"]
 
 
+def table(path):
+    """Header and rows of records out, whatever they are written as."""
+    if path.suffix == ".parquet":
+        found = pq.read_table(path)
+        return found.column_names, [list(row.values()) for row in found.to_pylist()]
+    if path.suffix == ".xlsx":
+        header, *rows = ([cell.value for cell in row] for row in cells(path))
+        return header, rows
+    header, *rows = csv.reader(io.StringIO(path.read_text(), newline=""))
+    return header, [[cell or None for cell in row] for row in rows]
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet", "xlsx"])
+def test_an_attribute_may_be_called_as_what_an_offer_has(tmp_path, ending):
+    names = ["title", "attribute title", "category", "failure_reason", "Title"]
+    record = records()[0]
+    (value,) = record.attributes["Brand"]
+    values = {name: [value.model_copy(update={"value": name.upper()})] for name in names}
+    with open_writer(tmp_path / f"r.{ending}", names) as writer:
+        writer.write([record.model_copy(update={"attributes": values, "title": "Loafer"})])
+    header, (row,) = table(tmp_path / f"r.{ending}")
+    assert header[:6] == [
+        *("offer_id", "category", "title", "attribute title", "attribute attribute title", "attribute category")
+    ]
+    assert header[6:] == ["attribute failure_reason", "Title", "failure_reason", "failure_message"]
+    assert row == ["1", None, "Loafer", *map(str.upper, names), None, None]
+
+
+def test_records_one_by_one_make_few_row_groups_that_fit_into_memory(tmp_path):
+    path = tmp_path / "r.parquet"
+    short, long = (_failure("invalid_offer", "", "1", ProductOffer(id="1", title="x" * n)) for n in (9, 16 << 20))
+    with open_writer(path, ["Brand"]) as writer:
+        for failure in [short] * 10_000 + [long] * 2 + [short] * 3:
+            writer.write([failure])
+    metadata = pq.ParquetFile(path).metadata
+    assert [metadata.row_group(n).num_rows for n in range(metadata.num_row_groups)] == [8_192, 1_810, 3]
+    assert len(list(OfferReader(path, Columns("offer_id")))) == 10_005
+
+
 FORMULAS = [
     *["=1+1", "+1+1", "-1+1", "@SUM(1)", "=cmd|' /C calc'!A0", "-2+3+cmd|' /C calc'!A0", '=HYPERLINK("http://a.b","c")'],
     *["＝1+1", "＋1", "－x", "＠SUM(1)", "\t=1", "\r=1", "\n=1", "\tx", "\rx"],
