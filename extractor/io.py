@@ -106,8 +106,8 @@ class OfferReader:
                     row = json.loads(raw.decode("utf-8"))
                 except UnicodeDecodeError as error:
                     yield self._bad_row(number, f"not UTF-8 at byte {error.start} of the line; save the file as UTF-8")
-                except (json.JSONDecodeError, RecursionError) as error:
-                    yield self._bad_row(number, f"not JSON: {error}")
+                except (ValueError, RecursionError) as error:  # also of a number that is too long for Python
+                    yield self._bad_row(number, f"not JSON: {str(error).partition(';')[0]}")
                 else:
                     if isinstance(row, dict):
                         yield self._offer(number, row)

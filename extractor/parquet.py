@@ -6,7 +6,7 @@ and as many rows at once as fit into AT_ONCE.
 """
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,8 @@ def opened_table(source: str | Path, stream: BufferedReader) -> Iterator[Table]:
                 for number in range(metadata.num_row_groups):
                     left, n = _inspect(stream.raw, metadata.row_group(number), wanted, left)
                     for batch in file.iter_batches(n, row_groups=[number], columns=list(wanted)):
-                        yield from batch.to_pylist()
+                        for row in _readable(batch).to_pylist():
+                            yield {name: _plain(cell) for name, cell in row.items()}
 
             # What an extension makes of a column is not known.
             flat = [
@@ -62,6 +63,31 @@ def opened_table(source: str | Path, stream: BufferedReader) -> Iterator[Table]:
         raise InputError(f"{source}: {refusal}") from refusal
     except (pa.ArrowException, UnicodeDecodeError) as error:
         raise InputError(f"{source}: not a Parquet file, or a broken one: {error}") from error
+
+
+def _readable(batch: Any) -> Any:
+    """With times as text: Arrow knows some that Python does not, of far years and of nanoseconds. Those of a zone are in UTC,
+    for a zone can have any name."""
+    import pyarrow as pa
+    from pyarrow.compute import replace_substring_regex
+
+    for place, field in enumerate(batch.schema):
+        if pa.types.is_temporal(field.type):
+            times = batch.column(place)
+            if pa.types.is_timestamp(field.type):
+                times = times.cast(pa.timestamp(field.type.unit))
+            batch = batch.set_column(place, field.name, replace_substring_regex(times.cast(pa.string()), r"\.0+$", ""))
+    return batch
+
+
+def _plain(cell: Any) -> Any:
+    """As a person reads it: whole numbers without .0, and what is text though the file calls it bytes."""
+    if isinstance(cell, float) and cell.is_integer():
+        return int(cell)
+    if isinstance(cell, bytes):
+        with suppress(UnicodeDecodeError):
+            return cell.decode()
+    return cell
 
 
 def _inspect_footer(stream: BufferedReader) -> int:

@@ -36,6 +36,7 @@ def failures(path, columns=None):
         (b'{"id": "1", "title": "again"}', "1", "duplicate_id", "line 2: an earlier offer"),
         (b'{"id": "7", "title": "gr\xfcn"}', "line-2", "invalid_offer", "line 2: not UTF-8 at byte 24"),
         (b"[" * 100_000, "line-2", "invalid_offer", "line 2: not JSON"),
+        (b'{"title": "x", "gtin": ' + b"1" * 5_000 + b"}", "line-2", "invalid_offer", "line 2: not JSON: Exceeds"),
     ],
 )
 def test_a_bad_line_is_a_failure_and_the_next_one_goes_on(write, line, identity, reason, message):

@@ -71,7 +71,33 @@ def test_texts_numbers_and_dates_are_read_whatever_they_are_written_as(write, op
     assert len(offers) == n and reader.fraction == 1 and offers[1].description is None
     seen = sample(path)
     assert seen.columns == ["id", "title", "description", "category", "price", "since", "none", "odd"]
-    assert list(seen.rows[0].values()) == ["0", "Größe 0", "warm 0", "Shoes", "9.99", "2026-11-26", "", "b'1234'"]
+    assert list(seen.rows[0].values()) == ["0", "Größe 0", "warm 0", "Shoes", "9.99", "2026-11-26", "", "1234"]
+
+
+PLACES = [
+    (pa.array([1001.0]), "1001"),
+    (pa.array([3.5]), "3.5"),
+    (pa.array([float("inf")]), "inf"),
+    (pa.array([b"1001"]), "1001"),
+    (pa.array(["Größe".encode()]).dictionary_encode(), "Größe"),
+    (pa.array([b"\xff"]), "b'\\xff'"),
+    (pa.array([1_700_000_000], pa.timestamp("s")), "2023-11-14 22:13:20"),
+    (pa.array([1_700_000_000_000_000_001], pa.timestamp("ns")), "2023-11-14 22:13:20.000000001"),
+    (pa.array([1], pa.timestamp("us", tz="Mars/Phobos")), "1970-01-01 00:00:00.000001"),
+    (pa.array([1_700_000_000_000], pa.timestamp("ms", tz="Europe/Berlin")), "2023-11-14 22:13:20"),
+    (pa.array([1], pa.time64("ns")), "00:00:00.000000001"),
+    (pa.array([10_000_000], pa.date32()), "29349-01-26"),
+    (pa.array([1 << 62], pa.timestamp("us")), f"<value out of range: {1 << 62}>"),
+    (pa.array([1 << 62], pa.duration("us")), str(1 << 62)),
+]
+
+
+@pytest.mark.parametrize(("cells", "text"), PLACES, ids=[f"{cells.type} {text}" for cells, text in PLACES])
+def test_whatever_a_column_holds_is_shown_and_can_be_an_id(write, monkeypatch, cells, text):
+    monkeypatch.setitem(sys.modules, "pandas", None)  # as where it is not installed
+    path = write("o.parquet", packed({"title": ["Boot"], "id": cells}))
+    assert sample(path).rows == [{"title": "Boot", "id": text}]
+    assert list(OfferReader(path)) == [ProductOffer(id=text, title="Boot")]
 
 
 @pytest.mark.parametrize(
