@@ -81,8 +81,11 @@ class Input:
 
     def __iter__(self) -> Iterator[Row]:
         for self._at, reader in enumerate(self._readers):  # noqa: B020
-            yield from reader
+            yield from reader.one_of_many()
         self._at += 1
+        if not any(reader.rows for reader in self._readers):
+            others = ", nor in the others" * (len(self._readers) > 1)
+            raise InputError(f"{reader.source}: there are no offers in it{others}")
 
     @property
     def fraction(self) -> float:

@@ -84,12 +84,16 @@ class OfferReader:
         return None if self._done is None or not self._whole else min(1.0, self._done / self._whole)
 
     def __iter__(self) -> Iterator[ProductOffer | Failure]:
+        yield from self.one_of_many()
+        if self.rows == 0:
+            raise InputError(f"{self.source}: there are no offers in it")
+
+    def one_of_many(self) -> Iterator[ProductOffer | Failure]:
+        """The same; that there are none is no mistake, for others may have some."""
         readers = {"csv": self._csv, "parquet": self._parquet, "xlsx": self._xlsx}
         read = readers.get(self._kind or "", self._jsonl)
         with reaching(self.source):
             yield from map(masked, read()) if self._mask_pii else read()
-        if self.rows == 0:
-            raise InputError(f"{self.source}: there are no offers in it")
 
     def _jsonl(self) -> Iterator[ProductOffer | Failure]:
         with sys.stdin.buffer if self._piped else opened(self.source) as stream:

@@ -46,7 +46,9 @@ def opened_sheet(source: str | Path, stream: IO[bytes]) -> Iterator[tuple[int, I
             with _Archive(file) as archive:
                 _inspect(archive, file.seek(0, 2))
                 sheet = _first_sheet(archive)
-                yield sheet.max_row or 0, _rows(sheet)
+                declared = sheet.max_row or 0
+                # Who writes row by row and does not know yet says A1.
+                yield declared if declared > 1 else 0, _rows(sheet)
         except _Refused as refusal:
             raise InputError(f"{source}: {refusal}") from refusal
         except (BadZipFile, zlib_error, EOFError, NotImplementedError) as error:

@@ -91,17 +91,14 @@ def test_cells_are_read_as_a_person_reads_them(write):
     assert rows[5].failure.message == "line 8: no 'name'"
 
 
-def test_shared_strings_and_the_share_that_is_read(write):
+@pytest.mark.parametrize(("declared", "shares"), [("A1:XFD4", [0.5, 0.75, 1]), ("A1", [None] * 3), ("A1:B2", [1] * 3)])
+def test_shared_strings_and_the_share_that_is_read(write, declared, shares):
     strings = f"<sst {MAIN}><si><t>title</t></si><si><r><t>Velmora </t></r><r><t>_x000D_Loafer</t></r></si></sst>"
     rows = "".join(f'<row r="{n}"><c r="B{n}" t="s"><v>{int(n > 1)}</v></c></row>' for n in range(1, 5))
-    body = f'<worksheet {MAIN}><dimension ref="A1:XFD4"/><sheetData>{rows}</sheetData></worksheet>'
+    body = f'<worksheet {MAIN}><dimension ref="{declared}"/><sheetData>{rows}</sheetData></worksheet>'
     reader = OfferReader(write("o.xlsx", repacked({SHEET: body, STRINGS: strings, **SHARING})))
     found = [(row.id, row.title, reader.fraction) for row in reader]
-    assert found == [
-        ("line-2", "Velmora \rLoafer", 0.5),
-        ("line-3", "Velmora \rLoafer", 0.75),
-        ("line-4", "Velmora \rLoafer", 1),
-    ]
+    assert found == [(f"line-{n}", "Velmora \rLoafer", share) for n, share in zip((2, 3, 4), shares, strict=True)]
 
 
 MANY = f'<!DOCTYPE x [<!ENTITY a "{"b" * 9_999}">]>'
