@@ -7,12 +7,13 @@ import json
 import resource
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from threading import BoundedSemaphore
 from typing import Any
 
-from extractor.errors import TemplateError
+from extractor.errors import ShelfwiseError, TemplateError
 from extractor.lint import Finding, lint_template
 from extractor.prompts import SILENT, Known, Message, compile_template
 from extractor.records import LabelledOffer, ProductOffer
@@ -21,11 +22,18 @@ from extractor.schema import AttributeSchema
 PLACE = Path("template")  # what findings and errors name
 SECONDS, MEMORY, WRITTEN = 3, 512 << 20, 1_000_000  # of one process; memory in bytes, what it answers in characters
 _PATIENCE = 5 * SECONDS  # seconds on the clock, on a machine that is busy
-_ROOM = BoundedSemaphore(2)
+_ROOM, _DOOR = BoundedSemaphore(2), BoundedSemaphore(10)  # processes at once; who has one or waits for it
+_WAIT = 5.0  # seconds at the door
+
+
+class NoRoom(ShelfwiseError):
+    """More templates are tried at once than may."""
+
+    retryable = True
 
 
 def findings(text: str) -> list[Finding]:
-    """What `lint` says of a template; what it breaks on, or that it takes too much, is the first finding."""
+    """What `lint` says of a template; what it breaks on, or that it takes too much, is the first finding. Raises NoRoom."""
     try:
         return [Finding(**found) for found in _asked({"text": text})]
     except TemplateError as error:
@@ -40,7 +48,7 @@ def rendered(
     demonstrations: Sequence[LabelledOffer],
     known: Known,
 ) -> list[Message]:
-    """As `Template.render`. Raises TemplateError."""
+    """As `Template.render`. Raises TemplateError, and NoRoom."""
     offers = (*demonstrations, offer)
     messages: list[Message] = _asked(
         {
@@ -58,7 +66,7 @@ def _asked(asked: Mapping[str, Any]) -> Any:
         raise TemplateError(f"{PLACE}: {SILENT}")
     command = [sys.executable, "-m", "extractor.sandbox"]
     try:
-        with _ROOM:
+        with _place():
             done = subprocess.run(
                 command, input=json.dumps(asked).encode(), capture_output=True, timeout=_PATIENCE, check=False
             )
@@ -70,6 +78,23 @@ def _asked(asked: Mapping[str, Any]) -> Any:
     if problem := answer.get("problem"):
         raise TemplateError(problem)
     return answer["is"]
+
+
+@contextmanager
+def _place() -> Iterator[None]:
+    """Few may wait, and not for long: who waits holds a thread that others need."""
+    full = NoRoom("other templates are being tried; try again")
+    if not _DOOR.acquire(blocking=False):
+        raise full
+    try:
+        if not _ROOM.acquire(timeout=_WAIT):
+            raise full
+        try:
+            yield
+        finally:
+            _ROOM.release()
+    finally:
+        _DOOR.release()
 
 
 def _bound() -> None:

@@ -2,7 +2,9 @@
 
 import socket
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from threading import Event
 
 import httpx
 import pytest
@@ -66,6 +68,22 @@ def test_a_revoked_key_is_refused_a_second_later(keyed):
         running.until(lambda: client._http.get("/v1/schemas").status_code == 401)
         with pytest.raises(InputError, match="401 No valid key"):
             client.schemas()
+
+
+def test_a_key_is_checked_however_many_requests_wait(keyed, monkeypatch):
+    running, secrets = keyed
+    begun, go = [], Event()
+    monkeypatch.setattr(running.service.definitions, "versions", lambda *_: begun.append(1) or go.wait(15) and [])
+    reviewer, other = ({"Authorization": f"Bearer {secrets[role]}"} for role in ("review", "extract"))
+    with ThreadPoolExecutor(45) as pool:
+        asked = [pool.submit(running.http.get, "/v1/templates", headers=reviewer) for _ in range(45)]
+        running.until(lambda: len(begun) == 40)  # all the threads that requests share
+        try:
+            body = {"offers": [OFFER]}
+            assert running.http.post("/v1/extract", json=body, headers=other, timeout=5).status_code == 200
+        finally:
+            go.set()
+        assert {a.result().status_code for a in asked} == {200}
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 
 import pytest
@@ -61,6 +62,25 @@ def test_a_preview_of_harm_is_refused(live):
     assert "writes more than" in document["detail"]
     both = {"offer": OFFER, "text": "x", "template": "extract"}
     problem(live.http.post("/v1/templates/preview", json=both), 422, "invalid")
+
+
+def test_templates_that_wait_hold_up_nobody_else(live):
+    ask = lambda: live.http.post("/v1/templates/validate", json={"text": GOOD})  # noqa: E731
+    with ThreadPoolExecutor(45) as pool:
+        with sandbox._ROOM, sandbox._ROOM:  # two that take their time
+            asked = [pool.submit(ask) for _ in range(45)]
+            live.until(lambda: sum(a.done() for a in asked) == 35)
+            assert live.http.get("/v1/templates", timeout=5).status_code == 200
+            refused = [a.result() for a in asked if a.done()]
+        assert sorted(a.result().status_code for a in asked) == [200] * 10 + [429] * 35
+    problem(refused[0], 429, "busy")
+    assert refused[0].headers["retry-after"] == "2"
+
+
+def test_a_template_is_not_waited_for_without_end(monkeypatch):
+    monkeypatch.setattr(sandbox, "_WAIT", 0.1)
+    with sandbox._ROOM, sandbox._ROOM, pytest.raises(sandbox.NoRoom, match="try again"):
+        sandbox.findings(GOOD)
 
 
 def test_an_unsaved_text_shows_the_prompt_that_the_saved_one_does():

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
 
+from anyio import CapacityLimiter
 from anyio.to_thread import run_sync
 from fastapi import Request
 
@@ -56,6 +57,7 @@ class Access:
         self._known: dict[
             bytes, tuple[float, Key]
         ] = {}  # hash of a secret -> until when it holds without a look; valid keys alone
+        self._threads = CapacityLimiter(4)  # of its own, for requests wait in those that all share
         self._looking: dict[bytes, asyncio.Future[Key | None]] = {}
         self._buckets: dict[str, Bucket] = {}  # of keys that exist, so that there are no more than keys
 
@@ -119,7 +121,7 @@ class Access:
             return known
         if (looking := self._looking.get(digest)) is None:
             # Requests that come together with a key look once: each might want to note its use.
-            looking = self._looking[digest] = asyncio.ensure_future(run_sync(check, secret))
+            looking = self._looking[digest] = asyncio.ensure_future(run_sync(check, secret, limiter=self._threads))
             looking.add_done_callback(lambda _: self._looking.pop(digest))
         if key := await asyncio.shield(looking):
             self._known[digest] = now + FRESH, key

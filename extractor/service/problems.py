@@ -10,6 +10,7 @@ from pydantic import BaseModel, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from extractor.errors import ConflictError, EngineError, InputError, ShelfwiseError
+from extractor.sandbox import NoRoom
 from extractor.service.tickets import NotReady, QueueFull
 
 MEDIA = "application/problem+json"
@@ -55,6 +56,8 @@ def as_problem(error: ShelfwiseError) -> Problem:
     match error:
         case QueueFull():
             return Problem(429, "queue-full", "Too many offers wait", str(error), retry(error.seconds))
+        case NoRoom():
+            return Problem(429, "busy", "Too many templates are tried", str(error), retry(2))
         case NotReady():
             return Problem(503, "not-ready", "No engine answers", str(error), retry(5))
         case ConflictError():
