@@ -10,11 +10,12 @@ from pydantic import TypeAdapter
 
 from extractor.answer import AnswerValue
 from extractor.demonstrations import contradictions
-from extractor.errors import InputError
+from extractor.errors import ConflictError, InputError
 from extractor.grounding import find_span
 from extractor.normalize import resolve
 from extractor.records import AttributeValue, Evidence, LabelledOffer
 from extractor.schema import Attribute, AttributeSchema
+from extractor.wire import Selected
 
 Decision = Literal["accepted", "rejected", "changed"]
 NONE = "[]"  # no value, as JSON
@@ -72,7 +73,7 @@ def alike(category: str, attribute: str, values: Sequence[str]) -> int:
 
 def decided(attribute: Attribute, texts: dict[str, str], values: Sequence[str | Evidence], predicted: str) -> str:
     """What a reviewer's answer makes of a cell, `predicted` itself where it says the same. Raises InputError for a span that the
-    offer does not have, and for a value that no extraction could give."""
+    offer does not have, and for a value that no extraction could give; ConflictError for a span that was of another text."""
     chosen = {v if isinstance(v, str) else _spanned(v, texts): v for v in values}
     known = {v.value: v for v in loaded(predicted)}
     if list(chosen) == list(known):
@@ -105,6 +106,8 @@ def placed(attribute: str, value: AttributeValue, texts: Mapping[str, str]) -> A
 
 def _spanned(place: Evidence, texts: Mapping[str, str]) -> str:
     text = texts.get(place.field, "")
+    if isinstance(place, Selected) and place.text not in (None, text[place.begin : place.end]):
+        raise ConflictError("the offer was extracted again; load it again")
     if not place.begin < place.end <= len(text):
         raise InputError(
             f"the offer's {place.field} has no span from {place.begin} to {place.end}; it may have changed: load it again"
@@ -124,5 +127,6 @@ def _problem(attribute: Attribute, value: str, texts: dict[str, str]) -> str:
 def _valued(attribute: Attribute, value: str, given: str | Evidence, texts: dict[str, str]) -> AttributeValue:
     found = resolve(attribute, AnswerValue(value, 0, len(value)), texts, texts, None)
     if isinstance(given, Evidence):
-        return found.model_copy(update={"value": value, "status": "verbatim", "evidence": given})
+        place = Evidence(field=given.field, begin=given.begin, end=given.end)
+        return found.model_copy(update={"value": value, "status": "verbatim", "evidence": place})
     return found

@@ -115,8 +115,8 @@ class Store:
         """Say which values are right: spans of the offer, or texts of the attribute's type; none for no value. The model's own
         values are `accepted`, and whatever else it had said, `changed` or `rejected`. Saying the same twice counts once.
 
-        Raises InputError for a value that no extraction could give; ConflictError where another reviewer has claimed the cell, or
-        it was decided otherwise, unless to `revise` is meant.
+        Raises InputError for a value that no extraction could give; ConflictError where a span was `Selected` in another text,
+        another reviewer has claimed the cell, or it was decided otherwise, unless to `revise` is meant.
         """
         with self.database.writing() as connection:
             query = select(cells, offers.c.title, offers.c.description).join(offers, offers.c.id == cells.c.offer)

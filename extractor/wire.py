@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from extractor.records import AttributeValue
+from extractor.records import AttributeValue, Evidence
 from extractor.schema import AttributeType
 
 
@@ -21,6 +21,12 @@ class Definition(_Said):
     values: tuple[str, ...]
     unit: str | None
     multiple: bool
+
+
+class Selected(Evidence):
+    """A span, and what stood there when it was selected: the offer may have another text since."""
+
+    text: str | None = None
 
 
 class ReviewItem(_Said):

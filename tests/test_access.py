@@ -73,7 +73,7 @@ def test_a_revoked_key_is_refused_a_second_later(keyed):
 def test_a_key_is_checked_however_many_requests_wait(keyed, monkeypatch):
     running, secrets = keyed
     begun, go = [], Event()
-    monkeypatch.setattr(running.service.definitions, "versions", lambda *_: begun.append(1) or go.wait(15) and [])
+    monkeypatch.setattr(running.service.definitions, "versions", lambda *_: begun.append(1) or (go.wait(15) and []))
     reviewer, other = ({"Authorization": f"Bearer {secrets[role]}"} for role in ("review", "extract"))
     with ThreadPoolExecutor(45) as pool:
         asked = [pool.submit(running.http.get, "/v1/templates", headers=reviewer) for _ in range(45)]

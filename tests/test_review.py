@@ -20,6 +20,7 @@ from extractor.feedback import Store, Thresholds
 from extractor.service import metrics
 from extractor.service.auth import TOKEN
 from extractor.sessions import csrf
+from extractor.wire import Selected
 
 
 def test_a_value_from_the_queue_to_a_label(desk):
@@ -145,6 +146,19 @@ def test_spans_count_code_points(here):
     here.client("ann").decide("a", "Brand", [Evidence(field="title", begin=begin, end=begin + 6)])
     (found,) = here.ask("GET", "/v1/feedback/records/a").json()["attributes"]["Brand"]
     assert found["value"] == "Diesel" and title[found["evidence"]["begin"] : found["evidence"]["end"]] == "Diesel"
+
+
+def test_a_span_of_another_text_is_not_taken(here):
+    put(here, [record("a", "Diesel boot", Brand=("boot", 0.1))])
+    put(here, [record("a", "SALE! Diesel boot", "2026-11-02T00:00:00+00:00", Brand=("boot", 0.1))])
+    for field, begin, text in (("title", 0, "Diesel"), ("title", 90, "Diesel"), ("description", 0, "Diesel")):
+        span = Selected(field=field, begin=begin, end=begin + 6, text=text)
+        with pytest.raises(ConflictError, match="extracted again; load it again"):
+            here.client("ann").decide("a", "Brand", [span])
+    span = Selected(field="title", begin=6, end=12, text="Diesel")
+    assert here.client("ann").decide("a", "Brand", [span]).decision == "changed"
+    (found,) = here.ask("GET", "/v1/feedback/records/a").json()["attributes"]["Brand"]
+    assert found["value"] == "Diesel" and found["evidence"] == {"field": "title", "begin": 6, "end": 12}
 
 
 def test_hostile_offers_come_through_review_as_they_were(here):

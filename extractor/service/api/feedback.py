@@ -12,13 +12,13 @@ from pydantic.json_schema import SkipJsonSchema
 from extractor import quality
 from extractor.cells import Item
 from extractor.feedback import Order
-from extractor.records import Evidence, Extraction, LabelledOffer
+from extractor.records import Extraction, LabelledOffer
 from extractor.schema import Attribute
 from extractor.service.api.common import BODY, Asking, Served, problems, router
 from extractor.service.models import Body
 from extractor.service.problems import Problem
 from extractor.service.served import Service
-from extractor.wire import Decided, DecidedAlike, Definition, Progress, Restored, ReviewCounts, ReviewItem
+from extractor.wire import Decided, DecidedAlike, Definition, Progress, Restored, ReviewCounts, ReviewItem, Selected
 
 reviewing = router("review")
 MOST_ITEMS, MOST_VALUES, MOST_RECORDS = 100, 100, 1_000
@@ -98,7 +98,11 @@ class DecideRequest(Body):
     model_config = ConfigDict(
         json_schema_extra={
             "examples": [
-                {"offer_id": "1", "attribute": "Brand", "values": [{"field": "title", "begin": 0, "end": 7}]},
+                {
+                    "offer_id": "1",
+                    "attribute": "Brand",
+                    "values": [{"field": "title", "begin": 0, "end": 7, "text": "Velmora"}],
+                },
                 {"offer_id": "1", "attribute": "Color", "values": ["Tan"]},
                 {"offer_id": "1", "attribute": "Size", "values": [], "revise": True},
             ]
@@ -107,10 +111,11 @@ class DecideRequest(Body):
 
     offer_id: OfferId
     attribute: AttributeName
-    values: list[Value | Evidence] = Field(
+    values: list[Value | Selected] = Field(
         max_length=MOST_VALUES,
         description="Texts, or spans of the offer, `end` exclusive. Spans count Unicode code points, where JavaScript's strings "
-        "count UTF-16 units: behind an emoji the two differ; `[...text.slice(0, i)].length` makes one of the other.",
+        "count UTF-16 units: behind an emoji the two differ; `[...text.slice(0, i)].length` makes one of the other. "
+        "A span with its `text` is refused where the offer has another text by now.",
     )
     revise: bool = False
 
