@@ -5,13 +5,15 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from pydantic import ValidationError
+from pydantic_core import PydanticSerializationError
 from sqlalchemy import Connection, bindparam, delete, insert, select, update
 
 from extractor.cells import NONE, alike, dumped, lowest
 from extractor.database import Database
 from extractor.database.tables import Cell, among, cells, extractions, offers, parts
-from extractor.errors import InputError
-from extractor.records import Extraction
+from extractor.errors import InputError, explain
+from extractor.records import Extraction, ProductOffer
 
 LONGEST = {"id": 500, "category": 100, "attribute": 100}  # characters: PostgreSQL's indexes take rows of 2,700 bytes
 
@@ -20,8 +22,8 @@ def keep(database: Database, connection: Connection, records: Sequence[Extractio
     """How many of them were new."""
     made: dict[Cell, tuple[str, Extraction, str]] = {}
     for record in records:
-        text = record.model_dump_json(by_alias=True)
-        made[record.offer_id, hashlib.sha256(text.encode()).hexdigest()] = (_created(record), _checked(record), text)
+        text = _written(_checked(record))
+        made[record.offer_id, hashlib.sha256(text.encode()).hexdigest()] = (_created(record), record, text)
     extracted = _locked(database, connection, [record for _, record, _ in made.values()])
     there = select(extractions.c.offer, extractions.c.digest).where(extractions.c.offer.in_(extracted))
     known = {tuple(row) for row in connection.execute(there)}
@@ -97,7 +99,19 @@ def _checked(record: Extraction) -> Extraction:
             raise InputError(
                 f"offer {record.offer_id[:60]}: its {name} has more than {LONGEST[name]} characters; shorten it"
             )
+    try:  # what comes from outside is no more than an offer may be
+        ProductOffer(id=record.offer_id, **record.model_dump(include={"title", "description", "category"}))
+    except ValidationError as error:
+        raise InputError(f"offer {record.offer_id[:60]!r}: {explain(error)}") from error
     return record
+
+
+def _written(record: Extraction) -> str:
+    try:
+        "".join(record.attributes).encode()  # keys are written whatever they are
+        return record.model_dump_json(by_alias=True)
+    except (PydanticSerializationError, UnicodeEncodeError) as error:
+        raise InputError(f"offer {record.offer_id[:60]!r}: half a surrogate pair, which is no text") from error
 
 
 def _created(record: Extraction) -> str:

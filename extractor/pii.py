@@ -12,12 +12,12 @@ import re
 from collections.abc import Iterator
 from typing import TypeVar, cast
 
-from extractor.records import Failure, ProductOffer
+from extractor.records import AttributeValue, Extraction, Failure, ProductOffer
 
 MASK = "•"
 LOOKED_AT = 1 << 18  # characters of a text; no offer has more, and what is beyond is masked altogether
 ASKED = 10  # candidates of a text that libphonenumber is asked about; more are no offer's, and count as numbers
-Row = TypeVar("Row", bound=ProductOffer | Failure)
+Row = TypeVar("Row", bound=ProductOffer | Failure | Extraction)
 
 _GAP = r"[ \u00a0().\u2010-\u2015/-]{0,2}"
 _UNIT = (
@@ -79,10 +79,26 @@ def _hidden(text: str) -> str:
 
 
 def masked(row: Row) -> Row:
-    """An offer, or the failure of one, with its texts and its category masked."""
+    """An offer, or the failure or record of one, with its texts and its category masked."""
     texts = {field: text for field in ("title", "description", "category") if (text := getattr(row, field))}
     changed = {field: shown for field, text in texts.items() if (shown := mask(text)) != text}
     return cast(Row, row.model_copy(update=changed)) if changed else row
+
+
+def masked_record(record: Extraction) -> Extraction:
+    """The same, and its values: one that is masked where it stands is what stands there now."""
+    shown = masked(record)
+    found = {name: [_masked_value(v, record, shown) for v in values] for name, values in record.attributes.items()}
+    return shown.model_copy(update={"attributes": found})
+
+
+def _masked_value(value: AttributeValue, before: Extraction, after: Extraction) -> AttributeValue:
+    if place := value.evidence:
+        old, new = ((getattr(r, place.field) or "")[place.begin : place.end] for r in (before, after))
+        if old != new:
+            return value.model_copy(update={"value": new, "normalized_value": None})
+    normalized = value.normalized_value and mask(value.normalized_value)
+    return value.model_copy(update={"value": mask(value.value), "normalized_value": normalized})
 
 
 def _found(text: str) -> Iterator[tuple[int, int]]:

@@ -267,3 +267,24 @@ def test_names_that_no_index_takes_and_times_that_are_none_are_refused_whole(sto
         [record("".join(chr(rng.randrange(0x10000, 0x30000)) for _ in range(500)), category="\\" * 100, Brand=None)]
     )
     assert store.records(["a"]) == []
+
+
+NO_TEXT = "\ud83d"
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"title": " "}, "'a': the offer has no text"),
+        ({"title": "", "description": ""}, "has no text"),
+        ({"title": NO_TEXT}, "'a': title: half a surrogate pair"),
+        ({"offer_id": NO_TEXT}, "id: .* unicode string"),
+        ({"attributes": {NO_TEXT: []}}, "'a': half a surrogate pair"),
+        ({"attributes": {"Brand": [AttributeValue(value="x", status="inferred", normalized_value=NO_TEXT)]}}, "half"),
+    ],
+)
+def test_what_no_offer_may_be_is_no_record_either(store, changes, message):
+    with pytest.raises(InputError, match=message):
+        store.add([record("b", Brand=None), record("a").model_copy(update=changes)])
+    assert store.records(["a", "b"]) == []
+    assert store.add([record("a", "").model_copy(update={"description": "Diesel boot"})]) == 1

@@ -116,9 +116,10 @@ def test_the_commands_make_labels_that_demonstrate_and_train(address, tmp_path):
         ("{", "records.jsonl:2: not a record: Expecting"),
         ('{"offer_id": "1"}', "2: not a record: "),
         ("[1]", "2: not a record"),
+        (record("b").model_dump_json(by_alias=True).replace("Diesel", r"\ud83d"), "offer 'b': title: half a surrogate"),
     ],
 )
-def test_a_line_that_is_no_record_stops_with_its_number(tmp_path, line, message):
+def test_a_line_that_is_no_record_stops_and_is_named(tmp_path, line, message):
     (tmp_path / "records.jsonl").write_text(record("a", Brand=None).model_dump_json(by_alias=True) + "\n" + line)
     done = CliRunner().invoke(app, ["feedback", "add", str(tmp_path / "records.jsonl"), "--data-dir", str(tmp_path)])
     assert done.exit_code == 2 and message in done.output.replace("\n", "")

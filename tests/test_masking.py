@@ -9,8 +9,9 @@ import pytest
 from conftest import assert_grounded, run_cli
 from openpyxl import Workbook
 from serving import sent, serving
+from test_feedback import record
 
-from extractor import Extraction, Failure, LabelledOffer, ProductOffer, load_schemas
+from extractor import AttributeValue, Extraction, Failure, LabelledOffer, ProductOffer, load_schemas
 from extractor.batch import retry, work
 from extractor.config import load_settings, make_extractor
 from extractor.database import Database, tables
@@ -196,6 +197,26 @@ def test_a_service_that_masks_shows_its_engine_its_log_and_its_clients_nothing(c
     assert reasons == [None, None, "unknown_category", "engine_error", "invalid_output"]
     assert results[0]["title"] == SHOWN and caplog.records
     clean(answer.text, preview.text, metrics, *(str(vars(record)) for record in caplog.records), *seen)
+
+
+def test_records_from_elsewhere_are_masked_before_they_are_kept():
+    made = record("1", TITLE, Brand=("Velmora", 0.5), Contact=("+49 30 23125 123", 0.5)).model_copy(
+        update={"description": "paid by 4111 1111 1111 1111"}
+    )
+    inferred = AttributeValue(value="ann@velmora.com", normalized_value=SECRETS[1], status="inferred")
+    made = made.model_copy(update={"attributes": {**made.attributes, "Mail": [inferred]}})
+    body = {"records": [made.to_dict()]}
+    with serving(ScriptedEngine(), mask_pii=True) as running:
+        answers = [running.http.post("/v1/feedback/records", json=body).json()["added"] for _ in range(2)]
+        with running.service.store.database.reading() as connection:
+            clean(*(str(row) for table in tables.metadata.sorted_tables for row in connection.execute(table.select())))
+        (kept,) = running.service.store.records(["1"])
+    assert answers == [1, 0] and kept.title == SHOWN and kept.attributes["Brand"] == made.attributes["Brand"]
+    (found,) = kept.attributes["Contact"]
+    assert found.value == kept.title[found.evidence.begin : found.evidence.end] == "••• •• ••••• •••"
+    with serving(ScriptedEngine()) as running:
+        running.http.post("/v1/feedback/records", json=body)
+        assert running.service.store.records(["1"]) == [made]
 
 
 @pytest.mark.parametrize("ending", ["jsonl", "csv", "xlsx"])

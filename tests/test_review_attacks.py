@@ -117,6 +117,9 @@ def reviewed(tmp_path_factory):
         {"offer_id": "x" * 501},
         {"category": "x" * 101},
         {"attributes": {"": []}},
+        {"attributes": {"\ud83d": []}},
+        {"title": "\ud83d"},
+        {"title": "", "attributes": {"Brand": []}},
         {"provenance": {"created": "0001-01-01T00:00:00+14:00"}},
     ],
 )

@@ -12,6 +12,7 @@ from pydantic.json_schema import SkipJsonSchema
 from extractor import quality
 from extractor.cells import Item
 from extractor.feedback import Order
+from extractor.pii import masked_record
 from extractor.records import Extraction, LabelledOffer
 from extractor.schema import Attribute
 from extractor.service.api.common import BODY, Asking, Served, problems, router
@@ -260,7 +261,7 @@ def offers(service: Served, category: str, n: Annotated[int, Query(ge=1, le=MOST
 @reviewing.post("/feedback/records", responses=BODY)
 def add_records(body: RecordsRequest, service: Served) -> RecordsAdded:
     """Keep records for review; the same record twice is one."""
-    added = service.store.add(body.records)
+    added = service.store.add([masked_record(r) for r in body.records] if service.mask_pii else body.records)
     return RecordsAdded(added=added, known=len(body.records) - added)
 
 
