@@ -20,10 +20,15 @@ ASKED = 10  # candidates of a text that libphonenumber is asked about; more are 
 Row = TypeVar("Row", bound=ProductOffer | Failure | Extraction)
 
 _GAP = r"[ \u00a0().\u2010-\u2015/-]{0,2}"
-_UNIT = (
-    r"(?:[x×*]|[mcdµ]?[mlgv]|k[gwm]|m?ah|[kmgt]b|in|inch|oz|lbs?|pcs|pack|stk?|w|°|%|€|\$|usd|eur|元|个|件)(?![^\W\d_])"
+_BLANK, _WORD_ENDS = r"[ \u00a0]", r"(?![^\W\d_])"
+_UNIT = r"(?:[×*]|[mcdµ][mlgv]|k[gwm]|m?ah|[kmgt]b|inch|oz|lbs?|pcs|pack|stk?|°|%|€|\$|usd|eur|元|个|件)" + _WORD_ENDS
+# The size behind a number is none of its groups. No size has seven digits, and what is a unit and a word, or the mark of an
+# extension, is a unit behind few digits alone: "12 in", "100 g".
+_SIZE = (
+    rf"(?<!\d{{7}})(?:{_BLANK}?{_UNIT}|(?:[mglvwx]|in){_WORD_ENDS})"
+    rf"|(?<!\d{{4}}){_BLANK}[mglvw]{_WORD_ENDS}|(?<!\d{{3}}){_BLANK}(?:x|in){_WORD_ENDS}"
 )
-_END = rf"(?!\d)(?![.,]\d)(?!\s?{_UNIT})"  # the size behind a number is none of its groups
+_END = rf"(?!\d)(?!\.\d|,\d\d?(?!\d))(?!{_SIZE})"
 _NUMBER = rf"(?P<number>\+?\(?\d(?:{_GAP}\d){{6,14}}{_END})"
 _BARE = re.compile(rf"\(?0\d(?:{_GAP}\d){{7,12}}|\d{{10,12}}")
 _NO = r"(?:\s?(?:no|nr|num|number|nummer|n°))?"
@@ -32,9 +37,10 @@ _WORDS = (
     r"hotline|sms|(?:text|call) (?:us|me) (?:at|on)"
 )
 _SAID = re.compile(
-    rf"(?=[^\W\d_])(?:(?<![^\W\d_])(?:{_WORDS}){_NO}|电话|手机号?|微信号?|致电|联系方式)[\s.:#-]{{0,4}}{_NUMBER}",
+    rf"(?=[^\W\d_])(?:(?<![^\W\d_])(?:{_WORDS}){_NO}|[电電][话話]|手[机機][号號]?|微信[号號]?|致[电電]|联系方式)[\s.:#-]{{0,4}}{_NUMBER}",
     re.IGNORECASE,
 )
+_NEXT = re.compile(rf"\s?[,;/、，]\s?(?P<number>(?:\(?0\d\d(?:{_GAP}\d){{6,11}}|1[3-9]\d{{9}}){_END})", re.IGNORECASE)
 # Goods have these names too, and their models numbers: "phone 6 7 8 128 256".
 _NAMED = re.compile(
     rf"(?=[^\W\d_])(?<![^\W\d_])(?:phone|mobile|mobil|mob|cell|handy|fax|contact|kontakt){_NO}(\s?[.:#]\s{{0,2}}|\s{{1,2}}){_NUMBER}",
@@ -51,7 +57,8 @@ _COUNTRIES = [(region, re.compile(written)) for region, written in _WRITTEN.item
 _ENOUGH = re.compile(rf"\d(?:{_GAP}\d){{6}}")  # digits of a number
 _AT, _DOT = r"(?:@|\s?[\[({]\s?at\s?[\])}]\s?)", r"(?:\.|\s?[\[({]\s?dot\s?[\])}]\s?)"
 _EMAIL = re.compile(
-    rf"(?<![\w.+%'-])[\w.+%'-]++{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}[^\W\d_]{{2,24}}(?!\w)", re.IGNORECASE
+    rf"(?<![\w.+%'-])[\w.+%'-]++{_AT}(?:[\w-]{{1,63}}{_DOT}){{1,8}}(?:[a-z]{{2,63}}(?![à-ɏ])|[^\W\d_]{{2,63}})",
+    re.IGNORECASE,
 )
 _ISSUERS = r"4\d{3}|5[1-8]\d\d|50(?:18|20|38)|2[2-7]\d\d|6(?:011|4[4-9]\d|5\d\d|2\d\d|304|7[56]\d)|35(?:2[89]|[3-8]\d)"
 _CARD = re.compile(
@@ -116,8 +123,11 @@ def _found(text: str) -> Iterator[tuple[int, int]]:
         asked += 1
         if number := _abroad(match[0]) if asked <= ASKED else match[0]:
             yield match.start(), match.start() + len(number)
-    for match in _SAID.finditer(text):
-        yield match.span("number")
+    for said in _SAID.finditer(text):
+        phone: re.Match[str] | None = said
+        while phone:
+            yield phone.span("number")
+            phone = _NEXT.match(text, phone.end())
     for match in _NAMED.finditer(text):
         if match[1].strip() or _BARE.fullmatch(match["number"]):
             yield match.span("number")
