@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import secrets
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -10,7 +11,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from extractor.database import Database
 from extractor.database.tables import keys
-from extractor.errors import InputError
+from extractor.errors import InputError, StorageError
 from extractor.journal import note
 
 Role = Literal["extract", "review", "admin"]  # each may do what those before it may
@@ -43,6 +44,7 @@ class Key:
 class Keys:
     def __init__(self, database: Database) -> None:
         self.database = database
+        self._tried: dict[str, str] = {}  # id of a key -> when it was tried last to note its use
 
     def create(self, name: str, role: str, days: float | None, who: str) -> tuple[Key, str]:
         """The key, and its secret, which is nowhere else. `days` until it expires, None for never. Raises InputError for a role
@@ -58,7 +60,7 @@ class Keys:
         return key, f"{PREFIX}_{identity}_{token}"
 
     def check(self, secret: str) -> Key | None:
-        """The key of a secret, unless it is unknown, expired or revoked."""
+        """The key of a secret, unless it is unknown, expired or revoked. A store that can be read alone is enough."""
         _, identity, token = (*secret.split("_", 2), "", "")[:3]
         known = keys.c.id == (identity if identity.isascii() and identity.isalnum() else "")
         with self.database.reading() as connection:
@@ -68,8 +70,9 @@ class Keys:
         now = self.database.now()
         if row is None or not right or not _valid(row, now):
             return None
-        if row.used is None or row.used <= self.database.now(-_SEEN):
-            with self.database.writing() as connection:
+        if max(row.used or "", self._tried.get(row.id, "")) <= self.database.now(-_SEEN):
+            self._tried[row.id] = now
+            with suppress(StorageError), self.database.writing() as connection:
                 connection.execute(update(keys).where(keys.c.id == row.id).values(used=now))
         return _key(row)
 

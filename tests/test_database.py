@@ -60,6 +60,24 @@ def test_the_life_of_a_key(address, clock):
     database.close()
 
 
+def test_a_key_is_good_where_its_use_cannot_be_noted(tmp_path, clock, monkeypatch):
+    monkeypatch.setattr(extractor.database, "PATIENCE", 0.1)
+    with (
+        closing(Database(tmp_path / "store.sqlite", clock)) as database,
+        closing(sqlite3.connect(tmp_path / "store.sqlite", isolation_level=None)) as other,
+    ):
+        keys = Keys(database)
+        key, secret = keys.create("a", "extract", None, "root")
+        other.execute("BEGIN IMMEDIATE")
+        assert keys.check(secret) == key
+        with monkeypatch.context() as patched:  # nor does every check wait for it
+            patched.setattr(database, "writing", None)
+            assert keys.check(secret) == key
+        other.execute("ROLLBACK")
+        clock.pass_by(60)
+        assert keys.check(secret) and keys.all()[0].used == "2026-11-26T12:01:00.000+00:00"
+
+
 def test_keys_from_the_command_line(tmp_path, monkeypatch):
     place = ("--data-dir", tmp_path)
     secret = shelfwise("keys", "create", "Ann", "--role", "admin", "--days", 7, *place).split("\n")[0]
