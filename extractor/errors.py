@@ -70,7 +70,14 @@ class StorageError(ShelfwiseError):
 
 
 class EngineError(ShelfwiseError):
-    """The engine cannot answer, for a reason that holds for every request."""
+    """The engine cannot answer, for a reason that holds for every request. `answer` is what it said, which may hold offers' text:
+    for their owner, and nobody else."""
+
+    def __init__(self, message: str, answer: str = "") -> None:
+        super().__init__(message, answer)
+
+    def __str__(self) -> str:
+        return ": ".join(filter(None, self.args))
 
 
 class ModelNotFoundError(EngineError):
@@ -81,6 +88,13 @@ class EngineUnavailable(EngineError):
     """The server did not answer after all retries; trying again later can help."""
 
     retryable = True
+
+
+def public(error: Exception) -> str:
+    """What may be said to others than the owner of the offers that were asked about."""
+    if isinstance(error, EngineError):
+        return str(error.args[0])
+    return str(error) if isinstance(error, ShelfwiseError) else type(error).__name__
 
 
 def explain(error: "ValidationError") -> str:

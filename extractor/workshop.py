@@ -28,12 +28,18 @@ class Outcome(NamedTuple):
 
 class Workshop:
     """`opened` starts an extractor with an engine, and again after that has died. `spend` is told why anything is tried again,
-    and may raise; `say` hears what a person should know; `patience` is how many seconds a server may stay away."""
+    and may raise; `say` hears what a person should know, of an error in the `word` that it has for them; `patience` is how many
+    seconds a server may stay away."""
 
     def __init__(
-        self, opened: Opened, spend: Callable[[str], None], say: Callable[[str], None], patience: float
+        self,
+        opened: Opened,
+        spend: Callable[[str], None],
+        say: Callable[[str], None],
+        patience: float,
+        word: Callable[[Exception], str] = str,
     ) -> None:
-        self._opened, self._spend, self._say, self._patience = opened, spend, say, patience
+        self._opened, self._spend, self._say, self._patience, self._word = opened, spend, say, patience, word
         self._stack = ExitStack()
         self._extractor: Extractor | None = None
 
@@ -68,8 +74,9 @@ class Workshop:
             raise
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
             died, reason = isinstance(error, EngineError), f"{type(error).__name__}: {error}"
+            said = f"{type(error).__name__}: {self._word(error)}"
         if died:
-            self._say(f"the engine died, and is started again: {reason}")
+            self._say(f"the engine died, and is started again: {said}")
             self.close()
         if died and attempt == 1:  # engines die by chance too
             self._spend(reason)
@@ -89,7 +96,7 @@ class Workshop:
             except EngineUnavailable as error:
                 if waited + wait > self._patience:
                     raise
-                self._say(f"{error}; trying again in {wait:.0f} s")
+                self._say(f"{self._word(error)}; trying again in {wait:.0f} s")
             time.sleep(wait)
             waited, wait = waited + wait, min(2 * wait, LONGEST_WAIT)
 

@@ -181,6 +181,26 @@ def test_an_engine_that_stays_away(monkeypatch):
         assert running.extract(OFFER).status_code == 200
 
 
+@pytest.mark.parametrize("kind", [EngineError, EngineUnavailable])
+def test_what_an_engine_says_of_an_offer_is_told_to_nobody_else(caplog, kind):
+    secret = "ann's boot"
+
+    def script(request):
+        if secret in (text := request.messages[-1]["content"]):
+            raise kind("the server answered 500", f"cannot read {text}")
+        return first_words(request)
+
+    with caplog.at_level("INFO"), serving(lambda: ScriptedEngine(script), patience=1.5) as running:
+        hers = running.extract(OFFER | {"title": secret})
+        running.until(lambda: running.service.batcher.ready)
+        running.service.batcher._lost([], kind("the server answered 500", secret))
+        later = problem(running.extract(OFFER), 503, "not-ready")
+    assert hers.status_code == (503 if kind is EngineUnavailable else 200)
+    assert "the server answered 500" in later["detail"] and secret not in later["detail"]
+    said = [str(vars(record)) for record in caplog.records]
+    assert any("the server answered 500" in line for line in said) and not any("boot" in line for line in said)
+
+
 def test_ready_is_who_has_extracted_an_offer():
     engine, opened = gate("probe")
     with serving(engine, ready=False) as running, Client(running.url) as client:

@@ -9,7 +9,7 @@ import pytest
 
 from extractor import AttributeSchema, Extraction, Extractor, ProductOffer, create_engine
 from extractor.adapters import Adapter
-from extractor.errors import AdapterError, EngineError, EngineUnavailable, ModelNotFoundError
+from extractor.errors import AdapterError, EngineError, EngineUnavailable, ModelNotFoundError, public
 
 ANSWER = '{"Brand": "Velmora", "Color": null}'
 SCHEMA = AttributeSchema.from_names(["Brand", "Color"])
@@ -112,8 +112,9 @@ def test_passing_faults_are_retried_and_counted(server, fault):
 
 def test_a_fault_that_stays_is_an_error_after_all_retries(server):
     server.script = lambda body: (503, {"error": {"message": "overloaded"}})
-    with pytest.raises(EngineUnavailable, match=r"answered 503: overloaded \(tried 3 times\)"):
+    with pytest.raises(EngineUnavailable, match=r"answered 503 \(tried 3 times\): overloaded") as caught:
         extract(server, retries=2)
+    assert "overloaded" not in public(caught.value)  # it may say what it was asked
     assert len(server.requests) == 3
 
 

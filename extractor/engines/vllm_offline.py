@@ -119,7 +119,7 @@ class VllmEngine:
             try:
                 outputs = self._llm.generate(prompts, parameters, lora_request=adapters, use_tqdm=False)
             except (EngineDeadError, EngineGenerateError) as error:
-                raise EngineError(f"vLLM's engine died: {error}") from error
+                raise EngineError("vLLM's engine died", str(error)) from error
             for place, output in zip(places, outputs, strict=True):
                 generations[place] = self._generation(output)
         return [g for g in generations if g is not None]

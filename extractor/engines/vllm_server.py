@@ -67,7 +67,7 @@ class ServerEngine:
     def _served(self) -> list[str]:
         response = self._send("GET", "/models")
         if response.status_code != 200:
-            raise EngineError(f"{self.base_url}: GET /models answered {response.status_code}: {_message(response)}")
+            raise EngineError(f"{self.base_url}: GET /models answered {response.status_code}", _message(response))
         return [str(entry["id"]) for entry in response.json()["data"]]
 
     def _load(self, adapter: Adapter) -> None:
@@ -104,7 +104,7 @@ class ServerEngine:
         if response.status_code in (401, 403):
             raise EngineError(f"{self.base_url} refuses the key ({response.status_code}); pass --api-key")
         if response.status_code == 404:
-            raise ModelNotFoundError(f"{self.base_url}: {message}")
+            raise ModelNotFoundError(f"{self.base_url} answered 404", message)
         if context := _CONTEXT.search(message):
             prompt = _PROMPT.search(message)
             return Generation(
@@ -119,9 +119,9 @@ class ServerEngine:
 
     def _send(self, method: str, path: str, body: Any = None) -> httpx.Response:
         """The response, after retries where they can help. Raises EngineUnavailable when they are used up."""
-        problem = ""
+        problem = answer = ""
         for attempt in range(self._retries + 1):
-            pause = self._backoff * 2**attempt * random.uniform(0.5, 1.0)
+            pause, answer = self._backoff * 2**attempt * random.uniform(0.5, 1.0), ""
             try:
                 response = self._client.request(method, path, json=body)
             except httpx.ConnectError as error:
@@ -131,12 +131,12 @@ class ServerEngine:
             else:
                 if response.status_code not in RETRIED_STATUS:
                     return response
-                problem = f"{self.base_url} answered {response.status_code}: {_message(response)}"
+                problem, answer = f"{self.base_url} answered {response.status_code}", _message(response)
                 pause = _retry_after(response) or pause
             if attempt < self._retries:
                 self.retried += 1
                 time.sleep(pause)
-        raise EngineUnavailable(f"{problem} (tried {self._retries + 1} times)")
+        raise EngineUnavailable(f"{problem} (tried {self._retries + 1} times)", answer)
 
 
 def _retry_after(response: httpx.Response) -> float | None:

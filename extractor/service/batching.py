@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
 
-from extractor.errors import EngineError, InputError, ShelfwiseError
+from extractor.errors import EngineError, InputError, ShelfwiseError, public
 from extractor.records import ProductOffer
 from extractor.service.tickets import Batch, NotReady, QueueFull, Record, Reopening, Slice, Ticket
 from extractor.workshop import Opened, Workshop, broken
@@ -42,7 +42,7 @@ class Batcher:
         spend: Callable[[str], None] = lambda reason: None,
     ) -> None:
         self._most, self._window, self._bound, self._seen, self._say = most, window, bound, seen, say
-        self._workshop = Workshop(opened, spend, say, patience)
+        self._workshop = Workshop(opened, spend, say, patience, public)
         self._changed = Condition()
         self._queue: OrderedDict[Ticket, None] = OrderedDict()  # who has waited longest for a share comes first
         self._closing = False
@@ -53,7 +53,7 @@ class Batcher:
         self.started: Future[None] = Future()  # of the first look at the engine: its error, if there was one
         self.waiting = self.extracting = 0
         self.ready = False
-        self.broken: ShelfwiseError | None = None  # why no engine answers
+        self.broken = ""  # why no engine answers
 
     @property
     def answering(self) -> bool:
@@ -102,7 +102,7 @@ class Batcher:
         with self._changed:
             if self._closing or not self.ready:
                 raise NotReady(f"the engine does not answer: {self.broken or 'it starts'}; try again")
-            self._reopening, self.ready, self.broken = Reopening(category, otherwise), False, None
+            self._reopening, self.ready, self.broken = Reopening(category, otherwise), False, ""
             self._changed.notify_all()
             return self._reopening.done
 
@@ -179,11 +179,11 @@ class Batcher:
         try:
             self._workshop.probe()
         except ShelfwiseError as error:
-            self.broken = error
+            self.broken = public(error)
             if not self.started.done():
                 self.started.set_exception(error)
         else:
-            self.ready, self.broken = True, None
+            self.ready, self.broken = True, ""
             if not self.started.done():
                 self.started.set_result(None)
 
@@ -265,9 +265,9 @@ class Batcher:
 
     def _lost(self, slices: list[Slice], error: ShelfwiseError) -> None:
         """No engine could be started, or the server stayed away: whoever waits should not wait for it."""
-        self._say(f"no engine answers: {error}")
         with self._changed:
-            self.ready, self.broken, self.extracting = False, error, 0
-            lost = NotReady(f"the engine does not answer: {error}; try again")
+            self.ready, self.broken, self.extracting = False, public(error), 0
+            self._say(f"no engine answers: {self.broken}")
+            lost = NotReady(f"the engine does not answer: {self.broken}; try again")
             for ticket in dict.fromkeys([*(s.ticket for s in slices), *self._queue]):
                 self._refuse(ticket, lost)
