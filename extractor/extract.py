@@ -168,7 +168,10 @@ class Extractor:
 
     def prompt(self, offer: ProductOffer, schema: AttributeSchema) -> list[Message]:
         """What the model is asked about an offer; training asks the same."""
-        return self._asking(schema).template.render(schema, *self.shown(offer, schema))
+        return self.template_for(schema).render(schema, *self.shown(offer, schema))
+
+    def template_for(self, schema: AttributeSchema) -> Template:
+        return self._asking(schema).template
 
     def shown(self, offer: ProductOffer, schema: AttributeSchema) -> tuple[ProductOffer, list[LabelledOffer], Known]:
         """What a prompt shows: the offer, demonstrations, and what knows the values in their texts."""

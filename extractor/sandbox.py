@@ -23,7 +23,7 @@ PLACE = Path("template")  # what findings and errors name
 SECONDS, MEMORY, WRITTEN = 3, 512 << 20, 1_000_000  # of one process; memory in bytes, what it answers in characters
 _PATIENCE = 5 * SECONDS  # seconds on the clock, on a machine that is busy
 _ROOM, _DOOR = BoundedSemaphore(2), BoundedSemaphore(10)  # processes at once; who has one or waits for it
-_WAIT = 5.0  # seconds at the door
+_WAIT = 10.0  # seconds at the door
 
 
 class NoRoom(ShelfwiseError):

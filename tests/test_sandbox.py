@@ -64,7 +64,8 @@ def test_a_preview_of_harm_is_refused(live):
     problem(live.http.post("/v1/templates/preview", json=both), 422, "invalid")
 
 
-def test_templates_that_wait_hold_up_nobody_else(live):
+def test_templates_that_wait_hold_up_nobody_else(live, monkeypatch):
+    monkeypatch.setattr(sandbox, "_WAIT", 60)
     ask = lambda: live.http.post("/v1/templates/validate", json={"text": GOOD})  # noqa: E731
     with ThreadPoolExecutor(45) as pool:
         with sandbox._ROOM, sandbox._ROOM:  # two that take their time
@@ -114,6 +115,15 @@ def test_a_saved_template_can_be_read_seen_and_served(live, tmp_path):
         assert {t.reference: t.who for t in client.templates()}["extract@3"] == "anonymous"
     for name, version in (("extract", 4), ("extract", 10**12), ("..%2F..%2Fextract", 1), ("'%3B--", 1)):
         assert live.http.get(f"/v1/templates/{name}/{version}").status_code in (404, 422)
+
+
+def test_a_saved_template_that_loops_over_one_offer_alone_is_stopped(live):
+    long = "{% for a in 'x' * 20000 %}{% for b in 'x' * 20000 %}{% endfor %}{% endfor %}"
+    text = GOOD + '{% if offer.title == "go" %}' + long + "{% endif %}"
+    live.http.post("/v1/templates", json={"name": "loops", "text": text, "from_version": 0}).raise_for_status()
+    body = {"offer": OFFER | {"title": "go"}, "template": "loops@1"}
+    assert "takes more than" in problem(live.http.post("/v1/templates/preview", json=body), 422, "input")["detail"]
+    assert live.http.post("/v1/templates/preview", json=body | {"offer": OFFER}).status_code == 200
 
 
 @pytest.mark.parametrize("name", ["../../x", "A", "a.jinja", "", "x" * 65, "a b", "a\0", "'; --", "extract@3"])

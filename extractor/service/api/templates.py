@@ -132,10 +132,10 @@ def preview(body: PreviewRequest, service: Served) -> PreviewAnswer:
     prompter = service.prompter(body.template)
     if (found := prompter.schema_for(offer)) is None:
         raise InputError("name the category of a served schema, or give attributes")
-    if body.text is None:
-        messages = prompter.prompt(offer, found)
-    else:
-        messages = sandbox.rendered(_lines(body.text), found, *prompter.shown(offer, found))
+    text = prompter.template_for(found).source if body.text is None else _lines(body.text)
+    messages = sandbox.rendered(
+        text, found, *prompter.shown(offer, found)
+    )  # what was saved may loop over one offer alone
     return PreviewAnswer(schema_=found.reference, messages=[ShownMessage(**m) for m in messages])
 
 
