@@ -3,6 +3,8 @@
 import hashlib
 import json
 import re
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -46,6 +48,13 @@ def read_schema(version: Version) -> AttributeSchema:
         raise SchemaError(
             f"schema {version.name!r}, version {version.number}: {explain(error)}; update shelfwise"
         ) from error
+
+
+def readable(versions: Iterable[Version]) -> Iterator[tuple[AttributeSchema, Version]]:
+    """Schemas and their versions, without those that only a newer program can read."""
+    for version in versions:
+        with suppress(SchemaError):
+            yield read_schema(version), version
 
 
 def unsaved(name: str, number: int, text: str) -> Version:

@@ -119,12 +119,13 @@ def test_an_adapter_serves_the_version_that_it_was_trained_for_alone(database):
 
     definitions = Definitions(database)
     assert trained_schemas([SHOES, TEA], definitions, None) == [SHOES, TEA]
-    definitions.save("schema", "shoes", written(SIZED), 0, "Ann")
-    definitions.save("schema", "shoes", written(SIZED.model_copy(update={"description": "new"})), 1, "Ann")
+    definitions.save("schema", "shoes", '{"of": "a newer program"}', 0, "Ann")
+    definitions.save("schema", "shoes", written(SIZED), 1, "Ann")
+    definitions.save("schema", "shoes", written(SIZED.model_copy(update={"description": "new"})), 2, "Ann")
     assert trained_schemas([SHOES, TEA], definitions, Promoted()) == [SIZED, TEA]
     assert trained_schemas([TEA], definitions, Promoted()) == [TEA, SIZED], "of a category without a file too"
     with serving(ScriptedEngine(), store=Store(database), registry=Promoted()) as running:
-        body = {"schema": SHOES.written(), "from_version": 2}
+        body = {"schema": SHOES.written(), "from_version": 3}
         assert running.http.put("/v1/schemas/Shoes", json=body).json()["adapter_left"] == "shoes@7"
-        body = {"schema": SIZED.written(), "from_version": 3}
+        body = {"schema": SIZED.written(), "from_version": 4}
         assert running.http.put("/v1/schemas/Shoes", json=body).json()["adapter_left"] is None

@@ -12,7 +12,7 @@ from test_definitions import GOOD, HOSTILE_NAMES, SIZED
 from extractor import AttributeSchema, Extractor
 from extractor.client import Client
 from extractor.database import Database
-from extractor.definitions import Definitions
+from extractor.definitions import Definitions, written
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import ConflictError, InputError
 from extractor.extract import OwnOffer
@@ -222,10 +222,21 @@ def test_metrics_follow_to_a_bound(monkeypatch, tmp_path):
 
 def test_a_version_of_a_newer_program_leaves_the_one_before_it(tmp_path):
     with closing(Database(tmp_path / "store.sqlite")) as database:
-        Definitions(database).save("schema", "shoes", '{"attributes": [{"name": "A", "colour": 1}]}', 0, "Ann")
+        definitions = Definitions(database)
+        save = lambda text, after: definitions.save("schema", "shoes", text, after, "Ann")  # noqa: E731
+        save('{"attributes": [{"name": "A", "colour": 1}]}', 0)
         with serving(ScriptedEngine(), store=Store(database)) as running:
-            assert names(running, OFFER) == ["Brand", "Color"]
-            assert "update shelfwise" in problem(running.http.get("/v1/schema-versions/Shoes"), 422, "input")["detail"]
+            there = lambda: [v["version"] for v in running.http.get("/v1/schema-versions/Shoes").json()]  # noqa: E731
+            assert names(running, OFFER) == ["Brand", "Color"] and there() == [0]
+            save(written(AttributeSchema.from_names(["Size"], "Shoes")), 1)
+            save('{"attributes": [{"name": "B", "colour": 1}]}', 2)
+            running.service.current.look()
+            assert names(running, OFFER) == ["Size"] and there() == [2, 0]
+            save(written(AttributeSchema.from_names(["Sole"], "Shoes")), 3)
+            running.service.current.look()
+            assert names(running, OFFER) == ["Sole"] and there() == [4, 2, 0]
+            newer = running.http.get("/v1/schemas/Shoes?version=3")
+            assert "update shelfwise" in problem(newer, 422, "input")["detail"]
 
 
 def test_the_client(live):

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from threading import Event, Lock, Thread
 
-from extractor.definitions import Definitions, Version, read_schema, unsaved, written
-from extractor.errors import SchemaError, ShelfwiseError
+from extractor.definitions import Definitions, Version, read_schema, readable, unsaved, written
+from extractor.errors import ShelfwiseError
 from extractor.schema import AttributeSchema, category_key
 from extractor.service.observe import log
 
@@ -74,10 +74,11 @@ class CurrentSchemas:
                 known = newest.get(name)
                 if (known and known.version.number >= number) or (name, number) in self._unreadable:
                     continue
-                try:
-                    if found := self.version(name, number):
-                        newest[name] = found
-                except SchemaError:
+                saved = readable(self._definitions.versions("schema", name))
+                found = next((Defined(schema, version) for schema, version in saved), known)
+                if found and (known is None or found.version.number > known.version.number):
+                    newest[name] = found
+                if found is None or found.version.number < number:
                     self._unreadable.add((name, number))
                     log.warning("a version of a schema cannot be read; the one before it stays")
             if newest.keys() != self._newest.keys() or any(newest[n] is not self._newest[n] for n in newest):

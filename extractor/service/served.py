@@ -7,7 +7,7 @@ from pathlib import Path
 
 from extractor.adapters import Registry
 from extractor.config import Settings, make_extractor
-from extractor.definitions import Definitions, read_schema
+from extractor.definitions import Definitions, readable
 from extractor.engines.scripted import ScriptedEngine
 from extractor.extract import Extractor, OwnOffer, unknown_category
 from extractor.feedback import Store
@@ -166,7 +166,7 @@ def trained_schemas(
     for category, adapter in (registry.promoted() if registry else {}).items():
         key, trained = category_key(category), adapter.card.schemas[category] if adapter.card else None
         if key not in chosen or chosen[key].reference != trained:
-            for schema in map(read_schema, definitions.versions("schema", key)):
+            for schema, _ in readable(definitions.versions("schema", key)):
                 if schema.reference == trained:
                     chosen[key] = schema
     return list(chosen.values())

@@ -7,7 +7,7 @@ from fastapi import Path, Query, Request
 from pydantic import ConfigDict, Field, JsonValue, ValidationError
 from starlette.concurrency import run_in_threadpool
 
-from extractor.definitions import read_schema, written
+from extractor.definitions import readable, written
 from extractor.lint import Finding
 from extractor.lint_schemas import lint_schema
 from extractor.pii import masked
@@ -123,7 +123,8 @@ def schema(
 @reading.get("/schema-versions/{category:path}", responses=problems(404, 422))
 def versions(category: str, service: Served) -> list[SchemaSummary]:
     """The versions of a category's schema, the newest first."""
-    saved = [Defined(read_schema(v), v) for v in service.definitions.versions("schema", category_key(category))]
+    found = service.definitions.versions("schema", category_key(category))
+    saved = [Defined(schema, version) for schema, version in readable(found)]
     if file := service.current.version(category, 0):
         saved.append(file)
     if not saved:
