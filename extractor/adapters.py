@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from extractor.errors import AdapterError, InputError, explain
+from extractor.errors import AdapterError, InputError, StorageError, explain
 from extractor.schema import category_key
 
 CARD, LABELS, REGISTRY = "adapter.json", "labels.jsonl", "registry.json"
@@ -96,7 +96,8 @@ def next_version(folder: Path) -> int:
 
 
 class Registry:
-    """A folder of adapters, and the history of which one serves which category."""
+    """A folder of adapters, and the history of which one serves which category. Changing it raises StorageError where it cannot
+    be written."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -180,8 +181,11 @@ class Registry:
 
     def _write(self) -> None:
         aside = self.root / f".{REGISTRY}.{os.getpid()}"
-        aside.write_text(json.dumps(self.history, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        aside.replace(self.root / REGISTRY)
+        try:
+            aside.write_text(json.dumps(self.history, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+            aside.replace(self.root / REGISTRY)
+        except OSError as error:
+            raise StorageError(f"{self.root / REGISTRY}: cannot be written: {error.strerror}") from error
 
 
 def check_adapter(adapter: Path, base: str) -> dict[str, Any]:

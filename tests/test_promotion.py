@@ -1,5 +1,6 @@
 """Which adapter serves a category, changed while the service runs."""
 
+import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from threading import Event
@@ -9,7 +10,7 @@ from serving import OFFER, SHOES, problem, serving, values
 from workbench import WON, bench_at
 
 from extractor import AttributeSchema
-from extractor.adapters import Registry
+from extractor.adapters import REGISTRY, Registry
 from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError
@@ -93,6 +94,16 @@ def test_an_adapter_that_cannot_be_served_is_taken_back(tmp_path, error):
         assert Registry(bench.root).history == [] and bench.adapter() is None and not bench.job()["serves"]
         refusing.clear()
         assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
+
+
+def test_a_folder_that_cannot_be_written_leaves_all_as_it_was(bench):
+    bench.trained(**WON)
+    aside = bench.root / f".{REGISTRY}.{os.getpid()}"
+    aside.mkdir()  # in the place of the file
+    problem(bench.promote(), 503, "storage")
+    assert bench.adapter() is None and Registry(bench.root).history == []
+    aside.rmdir()
+    assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
 
 
 def test_an_adapter_of_another_schema_is_taken_back(bench):

@@ -5,7 +5,7 @@ from threading import Lock
 from typing import Any
 
 from extractor.adapters import Registry
-from extractor.errors import EngineError, InputError
+from extractor.errors import EngineError, InputError, StorageError
 from extractor.journal import Journal
 from extractor.schema import category_key
 from extractor.service.batching import Batcher
@@ -67,7 +67,7 @@ class Promotions:
             def otherwise() -> None:
                 try:
                     registry.restore(before)
-                except OSError:
+                except StorageError:
                     log.exception(f"{registry.root}: a promotion could not be taken back")
 
             try:
