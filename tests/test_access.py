@@ -131,6 +131,7 @@ def test_a_session_ends_with_its_key_and_its_time(address, clock):
 
 
 ELSEWHERE = [{"Sec-Fetch-Site": "cross-site"}, {"Sec-Fetch-Site": "same-site"}, {"Origin": "https://evil.example"}]
+ELSEWHERE += [{"Origin": origin} for origin in ("http://[", "null", "http://", "//")]
 
 
 @pytest.mark.parametrize("headers", [{}, {TOKEN: ""}, {TOKEN: "0" * 64}, *({TOKEN: "right"} | e for e in ELSEWHERE)])
