@@ -1,7 +1,7 @@
 """Extractions into a store: each once, and of an offer's the one made last counts."""
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -90,15 +90,17 @@ def _texts(record: Extraction) -> dict[str, Any]:
     return {"category": record.category or "", "title": record.title, "description": record.description}
 
 
-def _checked(record: Extraction) -> Extraction:
-    names = [("id", record.offer_id), ("category", record.category or "")]
-    for name, text in (*names, *(("attribute", a) for a in record.attributes)):
+def check_names(offer_id: str, category: str | None, attributes: Iterable[str]) -> None:
+    """Raises InputError for those that no index takes, of a record or of one that is to be made."""
+    for name, text in (("id", offer_id), ("category", category or ""), *(("attribute", a) for a in attributes)):
         if not text and name != "category":
-            raise InputError(f"offer {record.offer_id[:60]!r}: its {name} has no name; give it one")
+            raise InputError(f"offer {offer_id[:60]!r}: its {name} has no name; give it one")
         if len(text) > LONGEST[name]:
-            raise InputError(
-                f"offer {record.offer_id[:60]}: its {name} has more than {LONGEST[name]} characters; shorten it"
-            )
+            raise InputError(f"offer {offer_id[:60]}: its {name} has more than {LONGEST[name]} characters; shorten it")
+
+
+def _checked(record: Extraction) -> Extraction:
+    check_names(record.offer_id, record.category, record.attributes)
     try:  # what comes from outside is no more than an offer may be
         ProductOffer(id=record.offer_id, **record.model_dump(include={"title", "description", "category"}))
     except ValidationError as error:

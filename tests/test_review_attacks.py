@@ -5,7 +5,7 @@ import json
 import httpx
 import pytest
 from reviewing import TITLE, desk_at, put, waiting
-from serving import problem
+from serving import OFFER, problem
 from test_feedback import record
 
 from extractor.errors import StorageError
@@ -128,6 +128,15 @@ def test_records_that_no_store_takes_are_refused_whole(reviewed, change):
     change = {k: row[k] | v if k == "provenance" else v for k, v in change.items()}
     problem(reviewed.ask("POST", "/v1/feedback/records", {"records": [row, row | change]}), 422, "input")
     problem(reviewed.ask("GET", "/v1/feedback/records/new"), 404, "unknown-offer")
+
+
+def test_what_cannot_be_kept_is_not_extracted_first(reviewed):
+    body = {"offers": [OFFER, OFFER | {"id": "2", "category": "x" * 101}], "schema": {"attributes": ["Brand"]}}
+    rounds = reviewed.running.metric("shelfwise_batch_offers_count")
+    document = problem(reviewed.ask("POST", "/v1/extract", body | {"keep": True}), 422, "input")
+    assert "offer 2: its category has more than 100 characters" in document["detail"]
+    assert reviewed.running.metric("shelfwise_batch_offers_count") == rounds
+    assert reviewed.ask("POST", "/v1/extract", body).status_code == 200
 
 
 def test_a_thousand_records_at_once(reviewed):

@@ -6,6 +6,7 @@ from fastapi import Header, Request, Response
 from pydantic import ConfigDict, Field
 from starlette.concurrency import run_in_threadpool
 
+from extractor.intake import check_names
 from extractor.pii import masked
 from extractor.records import Extraction, Failure
 from extractor.service.api.common import BODY, Served, answered, asked_schema, problems, router
@@ -47,6 +48,10 @@ async def extract(body: ExtractRequest, request: Request, service: Served, x_tim
     if service.mask_pii:  # in a thread, for others wait for this one
         read = await run_in_threadpool(lambda rows: [masked(row) for row in rows], read)
     read = [service.own(row) for row in read]
+    if body.keep:  # before an engine has worked for nothing
+        for offer in read:
+            if not isinstance(offer, Failure):
+                check_names(offer.id, offer.category, ())  # those of attributes are checked with a schema
     request.state.facts["offers"] = len(read)
     ticket = service.batcher.submit([offer for offer in read if not isinstance(offer, Failure)])
     seconds = service.limits.timeout if x_timeout is None else x_timeout
