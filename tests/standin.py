@@ -5,6 +5,7 @@
 {"scores": …}   what the comparison prints
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -52,7 +53,8 @@ def main():
 def adapter(out, given):
     folder = out / str(len(list(out.glob("[0-9]*"))) + 1)
     folder.mkdir(parents=True)
-    rows, schema, template = Path(given.data).read_text(), load_schema(Path(given.schema)), load_template("extract")
+    rows, schema = Path(given.data).read_text(), load_schema(Path(given.schema))
+    template = load_template(os.environ["SHELFWISE_TEMPLATE"])
     card = Card(
         name=out.name,
         version=int(folder.name),
@@ -64,12 +66,13 @@ def adapter(out, given):
         k=0,
         known=True,
         labels=len(rows.splitlines()),
-        labels_sha256="0" * 64,
+        labels_sha256=hashlib.sha256(rows.encode()).hexdigest(),
         recipe={"method": "lora"},
         scores={},
         created="2026-11-26T12:00:00+00:00",
     )
     (folder / "labels.jsonl").write_text(rows)
+    (folder / "template.jinja").write_text(template.source)
     (folder / "adapter.json").write_text(card.model_dump_json())
 
 

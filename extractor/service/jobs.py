@@ -29,6 +29,7 @@ from extractor.feedback import Store
 from extractor.job import MANIFEST, Job, create, open_job
 from extractor.journal import JobEntry
 from extractor.manifest import Manifest, differences
+from extractor.prompts import Template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, load_schemas
 from extractor.service.batching import Batcher
@@ -38,6 +39,7 @@ from extractor.service.reports import CANCELLED, FAILED, FINISHED, RUNNING, WAIT
 from extractor.service.uploads import OFFERS, UPLOADED, TooMuch, Uploads
 from extractor.workshop import Opened
 
+Asks = tuple[Settings, Sequence[LabelledOffer], Template | None]
 KIND = "extract"
 WORK, SCHEMAS = "work", "schemas"
 PART = 64  # offers of a chunk, at most: between two of them others have their turn
@@ -46,7 +48,7 @@ LONG = 600.0  # seconds of work after which a failure is the first one again
 
 
 class Jobs:
-    """`asking` are the settings and demonstrations that the service extracts with; `opened` starts its engine, `prompter` makes
+    """`asking` are the settings, demonstrations and template (None: of the settings) that the service extracts with; `opened` starts its engine, `prompter` makes
     what writes its prompts; `counted` hears of new rows. `threads` jobs at a time; a key may have so many `unfinished` ones."""
 
     def __init__(
@@ -54,7 +56,7 @@ class Jobs:
         uploads: Uploads,
         store: Store,
         batcher: Batcher,
-        asking: tuple[Settings, Sequence[LabelledOffer]],
+        asking: Asks,
         opened: Opened,
         prompter: Callable[[], Extractor],
         counted: Callable[[int], None] = lambda rows: None,
@@ -254,8 +256,8 @@ class Jobs:
 
     def _act(self, entry: JobEntry, stop: Event) -> None:
         """Raises what `extractor.batch.work` does, and Stopped."""
-        schemas, (settings, labelled) = self.schemas(entry), self._asking
-        now = prints([str(self.uploads.file(entry))], settings, schemas, labelled)
+        schemas, (settings, labelled, template) = self.schemas(entry), self._asking
+        now = prints([str(self.uploads.file(entry))], settings, schemas, labelled, template)
         with self._job(entry, now) as job:
             if differences(job.manifest.prints, now):  # the service asks otherwise since: the manifest remembers it
                 with job.locked():

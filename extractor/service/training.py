@@ -3,6 +3,7 @@
 A job is an entry of the journal, and a folder `jobs/ID`:
 
     train.jsonl held_out.jsonl schema.yaml    what is learned from, what is compared on, and by which schema
+    NAME.jinja                                how it is asked, where the template is of the store
     log printed lock process                  of the commands that are run (`extractor.service.commands`)
     runs                                      of the comparison (`eval.run`)
 
@@ -35,7 +36,7 @@ from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key
 from extractor.service.commands import PRINTED, Killed, alone, environment, run
 from extractor.service.engine import Stopped
-from extractor.service.jobs import write_schema
+from extractor.service.jobs import Asks, write_schema
 from extractor.service.observe import log
 from extractor.service.reports import CANCELLED, FAILED, FINISHED, RUNNING, WAITING
 
@@ -52,11 +53,11 @@ class TooFew(InputError):
 
 
 class Training:
-    """Of adapters in the folder `registry`, for what the service extracts with by `settings`. `program` runs the commands."""
+    """Of adapters in the folder `registry`, for what the service extracts with by `asking`. `program` runs the commands."""
 
-    def __init__(self, journal: Journal, store: Store, folder: Path, registry: Path | None, settings: Settings) -> None:
+    def __init__(self, journal: Journal, store: Store, folder: Path, registry: Path | None, asking: Asks) -> None:
         self.journal, self.store, self.folder = journal, store, folder
-        self.registry, self._settings = registry and registry.resolve(), settings
+        self.registry, (self._settings, _, self._template) = registry and registry.resolve(), asking
         self.program: Sequence[str] = (sys.executable, "-m", "extractor")
         self._submitting, self._changed = Lock(), Condition()
         self._queue: list[str] = []
@@ -222,7 +223,16 @@ class Training:
                     stop.set()  # cancelled, perhaps through another service
 
         command = [*self.program, *arguments]
-        run(command, self.folder / entry.id, environment(self._settings), held, stop, progress)
+        place = self.folder / entry.id
+        run(command, place, environment(self._asked(place)), held, stop, progress)
+
+    def _asked(self, place: Path) -> Settings:
+        """By what commands ask, which know templates of files alone."""
+        if self._template is None or self._template.path.is_file():
+            return self._settings
+        file = place / f"{self._template.reference.partition('@')[0]}.jinja"
+        file.write_text(self._template.source, encoding="utf-8")
+        return self._settings.model_copy(update={"template": str(file)})
 
 
 def folder_name(category: str | None) -> str:
