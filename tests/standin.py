@@ -1,6 +1,6 @@
 """Stands in for the commands that train and compare, and does at once what `standing` in the registry says:
 
-{"hold": …}     wait, until it says otherwise
+{"hold": …}     wait, until it says otherwise: training (`finetune`), comparing (`adapters`) or whatever (true)
 {"fail": TEXT}  end with this error
 {"scores": …}   what the comparison prints
 """
@@ -38,7 +38,7 @@ def main():
         file.write(json.dumps(call) + "\n")
     said = lambda: json.loads((root / "standing").read_text() or "{}")  # noqa: E731
     print("step 3/12: loss 0.5", file=sys.stderr, flush=True)
-    while "hold" in said():
+    while said().get("hold") in (True, given.words[0]):
         time.sleep(0.02)
     if "fail" in said():
         sys.exit(f"something\nerror: {said()['fail']} ({Path.cwd()})")
@@ -74,6 +74,7 @@ def adapter(out, given):
     (folder / "labels.jsonl").write_text(rows)
     (folder / "template.jinja").write_text(template.source)
     (folder / "adapter.json").write_text(card.model_dump_json())
+    print(f"{out.name}@{folder.name} in {folder}: learned from {card.labels} offers")
 
 
 if __name__ == "__main__":
