@@ -65,8 +65,8 @@ def serving(
     template="extract",
     **limits,
 ):
-    """A server around what makes engines, or around one. `program` runs the commands that train; `template` is of a file or of the
-    store."""
+    """A server around what makes engines, or around one. `program` runs the commands that train; `template` is of a file or
+    of the store."""
     with ExitStack() as stack:
         folder = folder or Path(stack.enter_context(TemporaryDirectory()))
         if store is None:

@@ -56,8 +56,8 @@ class Limits:
 class Service:
     """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
     service asks: by `asking`, its settings, demonstrations and template (None: of the settings); the settings also say whether
-    offers are masked before anything is done with them. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
-    access control."""
+    offers are masked before anything is done with them. `store` keeps what people decide, and the service's journal; the files of
+    jobs are in `folder`. `keys` None: no access control."""
 
     def __init__(
         self,

@@ -103,6 +103,7 @@ def submit(body: JobRequest, service: Served, key: Asking) -> JobView:
     second job."""
     taken = service.jobs.job(body.upload)
     entry = taken if taken and taken.who == key.name else own_upload(service, key.name, body.upload)
+    refuse_elsewhere(service, entry)
     columns = _columns(service, entry, body.columns)
     chosen = asked_schema(service, body.schema_)
     schemas = [chosen] if chosen else list(service.schemas)
@@ -175,6 +176,7 @@ def cancel(entry: Own, service: Served, key: Asking) -> JobView:
 @working.post("/jobs/{job}/resume", responses=problems(404, 409, 422))
 def resume(entry: Own, service: Served, key: Asking) -> JobView:
     """Go on with a job that was cancelled or has failed, where it stopped."""
+    refuse_elsewhere(service, entry)
     if not service.jobs.resume(key.name, entry.id):
         raise Problem(409, "state", "The job has not stopped", "only a job that was cancelled or has failed can go on")
     return _now(service, entry)
@@ -217,11 +219,13 @@ async def _place(service: Served) -> AsyncIterator[None]:
     dependencies=[Depends(_place)],
 )
 async def events(entry: Own, service: Served) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events: `progress` with the job, whenever it has changed; the last one says how it ended. Made for EventSource,
-    which the last event should close, or else it begins anew."""
+    """Server-sent events: `progress` with the job, whenever it has changed; the last one says how it ended, unless it was deleted
+    before. Made for EventSource, which the last event should close, or else it begins anew."""
     last: JobView | None = None
     while not service.jobs.closing.is_set():
-        shown = await run_in_threadpool(_now, service, entry)
+        shown = await run_in_threadpool(_found, service, entry.id)
+        if shown is None:
+            return
         if shown != last:
             last = shown
             yield ServerSentEvent(event="progress", data=shown.model_dump(mode="json", by_alias=True))
@@ -253,7 +257,12 @@ def _name(schema: AttributeSchema | None) -> str | None:
 
 
 def _now(service: Service, entry: JobEntry) -> JobView:
-    entry = service.jobs.job(entry.id) or entry
+    return _found(service, entry.id) or _view(entry, {})
+
+
+def _found(service: Service, identity: str) -> JobView | None:
+    if (entry := service.jobs.job(identity)) is None:
+        return None
     return _view(entry, service.jobs.places() if entry.state == WAITING else {})
 
 
