@@ -56,8 +56,8 @@ class Workshop:
             raise EngineError(record.failure.message)
 
     def extract(self, offers: Sequence[ProductOffer], attempt: int = 1) -> list[Outcome]:
-        """Raises InputError (TemplateError where the template stumbles over a plain offer too), EngineError where no engine starts,
-        EngineUnavailable where a server stays away."""
+        """Raises InputError (TemplateError where the template stumbles over a plain offer too), EngineError where no engine
+        starts, EngineUnavailable where a server stays away."""
         if not offers:
             return []
         extractor = self.extractor

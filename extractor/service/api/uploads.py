@@ -15,7 +15,7 @@ from extractor.pii import mask
 from extractor.service.api.common import Asking, Served, problems, router
 from extractor.service.guard import CLOSE
 from extractor.service.models import Body
-from extractor.service.problems import HUNG_UP, Problem
+from extractor.service.problems import HUNG_UP, Problem, retry
 from extractor.service.served import Service
 from extractor.service.uploads import KINDS, TooMuch
 
@@ -94,7 +94,7 @@ async def upload(
         return await run_in_threadpool(_shown, service, entry)
     except TooMuch as error:
         if error.pending:
-            raise Problem(429, "uploads", "Too many files wait", str(error), CLOSE) from error
+            raise Problem(429, "uploads", "Too many files wait", str(error), CLOSE | retry(60)) from error
         raise Problem(413, "too-large", "The file is too large", str(error), CLOSE) from error
     except InputError as error:
         raise Problem(422, "file", "The file cannot be used", str(error), CLOSE) from error
