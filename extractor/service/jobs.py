@@ -184,7 +184,7 @@ class Jobs:
         if self.job(identity):  # asked twice
             return
         if (
-            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], who, KIND, self._unfinished))
+            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], [who], KIND, self._unfinished))
             == self._unfinished
         ):
             raise TooMuch(

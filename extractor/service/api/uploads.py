@@ -90,7 +90,7 @@ async def upload(
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdecimal() else None
     try:
-        entry = await service.uploads.take(key.name, file.name, kind, length, request.stream())
+        entry = await service.uploads.take(key.who, file.name, kind, length, request.stream())
         return await run_in_threadpool(_shown, service, entry)
     except TooMuch as error:
         if error.pending:
@@ -107,19 +107,19 @@ async def upload(
 @sending.get("/uploads")
 def uploads(service: Served, key: Asking) -> UploadList:
     """Your files that no job has taken, newest first."""
-    return UploadList(uploads=[UploadSummary(**_summary(entry)) for entry in service.uploads.pending(key.name)])
+    return UploadList(uploads=[UploadSummary(**_summary(entry)) for entry in service.uploads.pending(key.who)])
 
 
 @sending.get("/uploads/{upload}", responses=problems(404, 409, 422))
 def one_upload(upload: str, service: Served, key: Asking) -> UploadView:
     """A file that no job has taken."""
-    return _shown(service, own_upload(service, key.name, upload))
+    return _shown(service, own_upload(service, key.who, upload))
 
 
 @sending.delete("/uploads/{upload}", status_code=204, responses=problems(404, 409, 422))
 def delete_upload(upload: str, service: Served, key: Asking) -> Response:
     """Delete a file that no job has taken."""
-    if not service.uploads.delete(own_upload(service, key.name, upload).id):
+    if not service.uploads.delete(own_upload(service, key.who, upload).id):
         raise no_upload()
     return Response(status_code=204)
 
