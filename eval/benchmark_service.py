@@ -141,7 +141,7 @@ def _serve(pipe: Connection, folder: Path, delay: float, queue: int, batch: int,
     secret = keys.create("benchmark", "extract", None, "benchmark")[1] if keys else ""
     limits = Limits(batch=batch, queue=queue)
     prompting = partial(prompter, settings, schemas, [])
-    made = Service(opened, schemas, prompting, Store(database), folder, keys, limits, (settings, []))
+    made = Service(opened, schemas, prompting, Store(database), folder, keys, limits, (settings, [], None))
     listener = socket.create_server(("127.0.0.1", 0), backlog=2048)
     made.batcher.started.add_done_callback(settle)
     server = Server(made)

@@ -2,7 +2,8 @@
 
 adapters/                    a registry
   registry.json              every promotion and rollback, in order
-  shoes/1/ shoes/2/          versions: what PEFT saved, with adapter.json (its card) and labels.jsonl (what it learned from)
+  shoes/1/ shoes/2/          versions: what PEFT saved, with adapter.json (its card), labels.jsonl (what it learned from) and
+                             template.jinja (how it is asked)
 """
 
 import hashlib
@@ -19,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from extractor.errors import AdapterError, InputError, StorageError, explain
 from extractor.schema import category_key
 
-CARD, LABELS, REGISTRY = "adapter.json", "labels.jsonl", "registry.json"
+CARD, LABELS, TEMPLATE, REGISTRY = "adapter.json", "labels.jsonl", "template.jinja", "registry.json"
 
 
 class Card(BaseModel):

@@ -28,7 +28,7 @@ from extractor.errors import InputError
 from extractor.io import FORMATS, Columns, OfferReader, format_of
 from extractor.job import RETRIES, TOTAL, Counts, DeadLetter, Job
 from extractor.manifest import MASKING
-from extractor.prompts import load_template
+from extractor.prompts import Template, load_template
 from extractor.records import LabelledOffer, ProductOffer
 from extractor.schema import AttributeSchema
 from extractor.stores import files_at, local, name_of, path_of, version_of
@@ -101,9 +101,11 @@ def prints(
     settings: Settings,
     schemas: Sequence[AttributeSchema],
     demonstrations: Sequence[LabelledOffer],
+    template: Template | None = None,
 ) -> dict[str, str]:
-    """What a job depends on, by name: with another value its records would be others."""
-    template, calibration = load_template(settings.template), find_calibration(settings)
+    """What a job depends on, by name: with another value its records would be others. `template` stands in for that of the
+    settings."""
+    template, calibration = template or load_template(settings.template), find_calibration(settings)
     model = f"{settings.model} at {settings.base_url}" if settings.engine == "server" else settings.engine
     if settings.engine in LOCAL:
         name = settings.model or "base"

@@ -4,9 +4,10 @@ with Client("http://127.0.0.1:8000", key) as client:
     records = client.extract([ProductOffer(id="1", category="Shoes", title="Velmora Suede Loafer, EU 42")])
 """
 
+import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
@@ -20,7 +21,7 @@ from extractor.records import Evidence, Extraction, Failure, LabelledOffer, Prod
 from extractor.schema import AttributeSchema
 from extractor.wire import Decided, DecidedAlike, Restored, ReviewCounts, ReviewItem
 
-MOST_OFFERS = 1_000  # of a request
+MOST_OFFERS, LARGEST = 1_000, 4 << 20  # of a request: offers, and bytes of their JSON; a service takes twice as many
 AGAIN = (429, 503)
 
 
@@ -82,6 +83,8 @@ class Client:
         timeout: float = 60.0,
         patience: float = 60.0,
     ) -> None:
+        if not base_url.lower().startswith(("http://", "https://")):
+            raise InputError(f"{base_url}: an address of a service begins with http:// or https://")
         self._patience = patience
         self._http = httpx.Client(
             base_url=base_url,
@@ -108,11 +111,7 @@ class Client:
         it each offer's category picks a served one. `keep` the records for review."""
         asked = _named(schema)
         records: list[Extraction | Failure] = []
-        for begin in range(0, len(offers), MOST_OFFERS):
-            part = [
-                {"id": o.id, "title": o.title, "description": o.description, "category": o.category}
-                for o in offers[begin : begin + MOST_OFFERS]
-            ]
+        for part in _parts(offers):
             body = {"offers": part, "keep": keep} | ({"schema": asked} if asked else {})
             answer = self._asked("POST", "/v1/extract", body)
             records += [(Failure if "failure" in r else Extraction).model_validate(r) for r in answer["results"]]
@@ -173,10 +172,7 @@ class Client:
         """Offers that people are done with. Raises EngineUnavailable where the service breaks off."""
         params = {} if category is None else {"category": category}
         try:
-            with self._http.stream("GET", "/v1/feedback/labelled", params=params) as response:
-                if not response.is_success:
-                    response.read()
-                    raise _error(response.status_code, _detail(response))
+            with closing(self._answer("GET", "/v1/feedback/labelled", stream=True, params=params)) as response:
                 rest = b""
                 for chunk in response.iter_bytes():
                     *lines, rest = (rest + chunk).split(b"\n")  # alone: titles hold other signs that end lines
@@ -215,10 +211,7 @@ class Client:
     def results(self, identity: str, path: Path, format: str | None = None, reviewed: bool = True) -> None:
         """Into a file, of the format that its ending says; of a job that still runs, what there is so far."""
         asked: dict[str, str | bool] = {"format": format or path.suffix.removeprefix("."), "reviewed": reviewed}
-        with self._http.stream("GET", f"/v1/jobs/{identity}/results", params=asked) as response:
-            if not response.is_success:
-                response.read()
-                raise _error(response.status_code, _detail(response))
+        with closing(self._answer("GET", f"/v1/jobs/{identity}/results", stream=True, params=asked)) as response:
             aside = path.with_name(f"{path.name}.part")
             try:
                 with aside.open("wb") as file:
@@ -235,22 +228,54 @@ class Client:
         except httpx.TransportError:
             return False
 
-    def _asked(self, method: str, path: str, body: Any = None, file: Path | None = None, **more: Any) -> Any:
+    def _asked(self, method: str, path: str, body: Any = None, **more: Any) -> Any:
+        response = self._answer(method, path, body, **more)
+        return response.json() if response.content else None
+
+    def _answer(
+        self,
+        method: str,
+        path: str,
+        body: Any = None,
+        *,
+        file: Path | None = None,
+        stream: bool = False,
+        **more: Any,
+    ) -> httpx.Response:
+        """What is no problem; a `stream` is not read yet."""
         begun, wait = time.monotonic(), 1.0
         while True:
             try:
                 with file.open("rb") if file else nullcontext() as content:
-                    response = self._http.request(method, path, json=body, content=content, **more)
+                    request = self._http.build_request(method, path, json=body, content=content, **more)
+                    response = self._http.send(request, stream=stream)
                 if response.is_success:
-                    return response.json() if response.content else None
+                    return response
+                response.read()
                 problem, wait = _detail(response), _wait(response)
                 if response.status_code not in AGAIN:
                     raise _error(response.status_code, problem)
             except httpx.TransportError as error:
                 problem = f"no answer: {error or type(error).__name__}"
-            if time.monotonic() - begun + wait > self._patience:
-                raise EngineUnavailable(f"{self._http.base_url}: {problem}; waited {self._patience:g} s in vain")
+            waited = time.monotonic() - begun
+            if waited + wait > self._patience:
+                raise EngineUnavailable(f"{self._http.base_url}: {problem}; waited {waited:.0f} s in vain")
             time.sleep(wait)
+
+
+def _parts(offers: Sequence[ProductOffer]) -> Iterator[list[dict[str, str | None]]]:
+    """As many offers as a request holds."""
+    part, size = list[dict[str, str | None]](), 0
+    for o in offers:
+        row = {"id": o.id, "title": o.title, "description": o.description, "category": o.category}
+        length = len(json.dumps(row))
+        if part and (len(part) == MOST_OFFERS or size + length > LARGEST):
+            yield part
+            part, size = [], 0
+        part.append(row)
+        size += length
+    if part:
+        yield part
 
 
 def _named(schema: str | AttributeSchema | None) -> Any:

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
-from extractor.adapters import LABELS, Adapter, Registry, open_adapter
+from extractor.adapters import LABELS, TEMPLATE, Adapter, Card, Registry, open_adapter
 from extractor.confidence import FILE, Calibration, load_calibration
 from extractor.constraints import Grounding
 from extractor.demonstrations import Choice, DemonstrationPool, Order
@@ -21,7 +21,7 @@ from extractor.errors import AdapterError, InputError
 from extractor.extract import Asking, Extractor
 from extractor.io import read_labelled
 from extractor.pii import masked
-from extractor.prompts import PROMPTS, Template, load_template
+from extractor.prompts import PROMPTS, Template, compile_template, load_template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key, load_schemas
 from extractor.vocabulary import Vocabulary
@@ -227,7 +227,7 @@ def _asking(
     if adapter and adapter.card:
         k, known = adapter.card.k, adapter.card.known
         demonstrations = read_labelled(adapter.folder / LABELS)
-        template = load_template(adapter.card.template)
+        template = template_of(adapter.folder, adapter.card)
         if template.sha256 != adapter.card.template_sha256:
             raise AdapterError(f"{adapter.folder}: its template {template.reference} has changed since it was trained")
     if settings.mask_pii:  # in demonstrations there is none, for their values would stand in their texts no more
@@ -239,6 +239,14 @@ def _asking(
         adapter.reference if adapter else None,
         find_calibration(settings.model_copy(update={"adapter": adapter.folder if adapter else None})),
     )
+
+
+def template_of(folder: Path, card: Card) -> Template:
+    """Of an adapter: that in its folder, for files move and stores are elsewhere, or the shipped one that its card names."""
+    file = folder / TEMPLATE
+    if file.is_file():
+        return compile_template(file.read_text(encoding="utf-8"), card.template, file)
+    return load_template(card.template)
 
 
 @contextmanager

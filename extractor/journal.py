@@ -85,13 +85,13 @@ class Journal:
     def jobs(
         self,
         states: Sequence[str] | None = None,
-        who: str | None = None,
+        who: Sequence[str] | None = None,
         kind: str | None = None,
         limit: int | None = None,
         offset: int = 0,
     ) -> list[JobEntry]:
         """Newest first."""
-        asked = {"state": states, "who": who and [who], "kind": kind and [kind]}
+        asked = {"state": states, "who": who, "kind": kind and [kind]}
         wanted = [jobs.c[name].in_(values) for name, values in asked.items() if values is not None]
         query = select(jobs).where(*wanted).order_by(jobs.c.created.desc(), jobs.c.id).limit(limit).offset(offset)
         with self.database.reading() as connection:

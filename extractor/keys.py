@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import re
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,8 +35,13 @@ class Key:
 
     @property
     def who(self) -> str:
-        """As whom reviews know it: two keys of one name are two people, all sessions of a key are one."""
+        """As whom reviews and jobs know it: two keys of one name are two people, all sessions of a key are one."""
         return self.id if self.name == self.id else f"{self.name} ({self.id})"
+
+    @property
+    def owners(self) -> tuple[str, str]:
+        """Who a job of this key may belong to: the first ones belonged to a name."""
+        return self.who, self.name
 
     def allows(self, role: Role) -> bool:
         return ROLES.index(role) <= ROLES.index(self.role)
@@ -88,6 +94,11 @@ class Keys:
             alive = (keys.c.id == identity) & keys.c.revoked.is_(None)
             if connection.execute(update(keys).where(alive).values(revoked=self.database.now())).rowcount:
                 note(self.database, connection, who, "keys revoke", identity)
+
+
+def name_of(who: str) -> str:
+    """What people call the key that is known as this."""
+    return re.sub(r" \([0-9a-f]{12}\)$", "", who)
 
 
 def alive(connection: Connection, identity: str, now: str) -> Key | None:

@@ -98,6 +98,10 @@ class _RemoteExtractor:
     def __init__(self, pipe: Connection, process: SpawnProcess, ended: threading.Event) -> None:
         self._pipe, self._process, self._ended = pipe, process, ended
 
+    @property
+    def schemas(self) -> Any:
+        return self.ask("schemas")
+
     def __getattr__(self, name: str) -> Any:
         return partial(self.ask, name)
 
@@ -151,7 +155,8 @@ def _serve(pipe: Connection, opened: Opened, cores: Sequence[int]) -> None:
             answer: tuple[Any, Exception | None]
             try:
                 extractor = extractor or stack.enter_context(opened())
-                answer = getattr(extractor, name)(*arguments), None
+                found = getattr(extractor, name)
+                answer = found(*arguments) if callable(found) else found, None
             except Exception as error:  # noqa: BLE001  # whatever it is, the job decides
                 answer = None, _sendable(error)
             pipe.send(answer)

@@ -109,5 +109,5 @@ def serve(
 
         folder = default_file(data_dir).parent
         kept = Store(database, accepting)
-        asking = (settings, labelled)
+        asking = (settings, labelled, own)
         run(Service(opened, schemas, prompting, kept, folder, keys, limits, asking, registry()), host, port)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from typing import NamedTuple, Self, TypeVar
 
-from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.errors import EngineError, EngineUnavailable, InputError, TemplateError
 from extractor.extract import Extractor
 from extractor.records import Extraction, Failure, FailureDetail, ProductOffer
 
@@ -57,19 +57,24 @@ class Workshop:
 
     def probe(self, category: str | None = None) -> None:
         """Raises EngineError where the engine extracts no offer of this category, and what starting it raises."""
-        offer = ProductOffer(id="probe", title="probe", category=category or self.extractor.schemas[0].category)
-        record = self.extract([offer])[0].record
+        record = self.extract([_plain(self.extractor, category)])[0].record
         if isinstance(record, Failure) and record.failure.reason == "engine_error":
             raise EngineError(record.failure.message)
 
     def extract(self, offers: Sequence[ProductOffer], attempt: int = 1) -> list[Outcome]:
-        """Raises InputError, EngineError where no engine starts, EngineUnavailable where a server stays away."""
+        """Raises InputError (TemplateError where the template stumbles over a plain offer too), EngineError where no engine
+        starts, EngineUnavailable where a server stays away."""
         if not offers:
             return []
         extractor = self.extractor
         try:
             records = self._patiently(lambda: extractor.extract(offers))
             return [outcome_of(extractor, offer, r, attempt) for offer, r in zip(offers, records, strict=True)]
+        except TemplateError as error:  # it stumbles over one of these offers, or over all that there are
+            if attempt == 1:
+                with suppress(EngineError):
+                    extractor.extract([_plain(extractor)])
+            died, reason = False, f"{type(error).__name__}: {error}"
         except (InputError, EngineUnavailable):
             raise
         except Exception as error:  # noqa: BLE001  # whatever one offer breaks must not take its neighbours along
@@ -105,6 +110,10 @@ class Workshop:
         with suppress(Exception):  # it may not even close
             self._stack.close()
         self._extractor = None
+
+
+def _plain(extractor: Extractor, category: str | None = None) -> ProductOffer:
+    return ProductOffer(id="probe", title="probe", category=category or extractor.schemas[0].category)
 
 
 def outcome_of(extractor: Extractor, offer: ProductOffer, record: Extraction | Failure, attempt: int) -> Outcome:

@@ -26,7 +26,7 @@ from transformers import EarlyStoppingCallback, PrinterCallback, TrainingArgumen
 from transformers.trainer_utils import get_last_checkpoint
 
 from eval.baselines.training import freeze
-from extractor.adapters import CARD, LABELS, Adapter, Card, check_adapter, fingerprint, next_version
+from extractor.adapters import CARD, LABELS, TEMPLATE, Adapter, Card, check_adapter, fingerprint, next_version
 from extractor.config import Settings, make_extractor
 from extractor.engines.huggingface import HuggingFaceEngine, load
 from extractor.engines.models import model_reference, resolve_model
@@ -164,7 +164,7 @@ def tune(
         scores=scores,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    return saved(model, tokenizer, card, rows_learned, out), card
+    return saved(model, tokenizer, card, rows_learned, extractor.asking.template.source, out), card
 
 
 def _old_labels(
@@ -188,7 +188,7 @@ def _key(*inputs: Any) -> str:
     return hashlib.sha256(json.dumps(inputs).encode()).hexdigest()[:16]
 
 
-def saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Path:
+def saved(model: Any, tokenizer: Any, card: Card, labels: str, template: str, out: Path) -> Path:
     """Written aside and renamed: a version is whole or not there."""
     aside, folder = out / f".{card.version}", out / str(card.version)
     try:
@@ -200,6 +200,7 @@ def saved(model: Any, tokenizer: Any, card: Card, labels: str, out: Path) -> Pat
             (aside / "shelfwise.json").write_text(json.dumps({"name": card.name, "version": card.version}) + "\n")
         else:
             (aside / "README.md").unlink(missing_ok=True)  # PEFT's form, not filled in
+            (aside / TEMPLATE).write_text(template, encoding="utf-8")
             (aside / CARD).write_text(card.model_dump_json(indent=1) + "\n", encoding="utf-8")
         aside.rename(folder)
     except (OSError, SafetensorError) as error:

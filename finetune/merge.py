@@ -13,7 +13,7 @@ from pathlib import Path
 
 from eval.baselines.training import extraction_f1
 from extractor.adapters import LABELS, Adapter, Card, next_version
-from extractor.config import Settings, make_extractor
+from extractor.config import Settings, make_extractor, template_of
 from extractor.engines import create_engine
 from extractor.engines.huggingface import load, with_adapters
 from extractor.errors import InputError
@@ -52,7 +52,8 @@ def merge(adapters: Sequence[Adapter], settings: Settings, out: Path, weight: fl
             "created": datetime.now(UTC).isoformat(timespec="seconds"),
         }
     )
-    return saved(holder, tokenizer, card, labels, out), card
+    template = template_of(adapters[0].folder, cards[0]).source
+    return saved(holder, tokenizer, card, labels, template, out), card
 
 
 def _together(adapters: Sequence[Adapter]) -> list[Card]:

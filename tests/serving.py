@@ -54,29 +54,40 @@ class Running:
 
 @contextmanager
 def serving(
-    engine, keys=None, ready=True, store=None, registry=None, mask_pii=False, folder=None, program=None, **limits
+    engine,
+    keys=None,
+    ready=True,
+    store=None,
+    registry=None,
+    mask_pii=False,
+    folder=None,
+    program=None,
+    template="extract",
+    **limits,
 ):
-    """A server around what makes engines, or around one. `program` runs the commands that train."""
+    """A server around what makes engines, or around one. `program` runs the commands that train; `template` is of a file or
+    of the store."""
     with ExitStack() as stack:
         folder = folder or Path(stack.enter_context(TemporaryDirectory()))
         if store is None:
             database = keys.database if keys else stack.enter_context(closing(Database(folder / "store.sqlite")))
             store = Store(database)
-        yield from _serving(engine, keys, ready, store, folder, registry, mask_pii, program, limits)
+        yield from _serving(engine, keys, ready, store, folder, registry, mask_pii, program, template, limits)
 
 
-def _serving(engine, keys, ready, store, folder, registry, mask_pii, program, limits):
-    adapters = registry.root if registry else None
-    settings = load_settings(engine="scripted", mask_pii=mask_pii, adapters=adapters, calibration="none")
+def _serving(engine, keys, ready, store, folder, registry, mask_pii, program, template, limits):
+    adapters, own = registry.root if registry else None, Definitions(store.database).template(template)
+    given = {"mask_pii": mask_pii, "adapters": adapters, "template": template}
+    settings = load_settings(engine="scripted", calibration="none", **given)
 
     @contextmanager
     def opened():
         promoted = Registry(adapters) if adapters else None
         trained = trained_schemas(SCHEMAS, Definitions(store.database), promoted)
-        yield make_extractor(engine() if callable(engine) else engine, settings, trained)
+        yield make_extractor(engine() if callable(engine) else engine, settings, trained, template=own)
 
-    prompting = partial(prompter, settings, SCHEMAS, [])
-    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), (settings, []), registry)
+    prompting, asking = partial(prompter, settings, SCHEMAS, [], own=own), (settings, [], own)
+    service = Service(opened, SCHEMAS, prompting, store, folder, keys, Limits(**limits), asking, registry)
     service.training.program = program or service.training.program
     listener = socket.create_server(("127.0.0.1", 0))
     server = Server(service)

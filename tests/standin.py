@@ -1,10 +1,11 @@
 """Stands in for the commands that train and compare, and does at once what `standing` in the registry says:
 
-{"hold": …}     wait, until it says otherwise
+{"hold": …}     wait, until it says otherwise: training (`finetune`), comparing (`adapters`) or whatever (true)
 {"fail": TEXT}  end with this error
 {"scores": …}   what the comparison prints
 """
 
+import hashlib
 import json
 import os
 import sys
@@ -37,7 +38,7 @@ def main():
         file.write(json.dumps(call) + "\n")
     said = lambda: json.loads((root / "standing").read_text() or "{}")  # noqa: E731
     print("step 3/12: loss 0.5", file=sys.stderr, flush=True)
-    while "hold" in said():
+    while said().get("hold") in (True, given.words[0]):
         time.sleep(0.02)
     if "fail" in said():
         sys.exit(f"something\nerror: {said()['fail']} ({Path.cwd()})")
@@ -52,7 +53,8 @@ def main():
 def adapter(out, given):
     folder = out / str(len(list(out.glob("[0-9]*"))) + 1)
     folder.mkdir(parents=True)
-    rows, schema, template = Path(given.data).read_text(), load_schema(Path(given.schema)), load_template("extract")
+    rows, schema = Path(given.data).read_text(), load_schema(Path(given.schema))
+    template = load_template(os.environ["SHELFWISE_TEMPLATE"])
     card = Card(
         name=out.name,
         version=int(folder.name),
@@ -64,13 +66,15 @@ def adapter(out, given):
         k=0,
         known=True,
         labels=len(rows.splitlines()),
-        labels_sha256="0" * 64,
+        labels_sha256=hashlib.sha256(rows.encode()).hexdigest(),
         recipe={"method": "lora"},
         scores={},
         created="2026-11-26T12:00:00+00:00",
     )
     (folder / "labels.jsonl").write_text(rows)
+    (folder / "template.jinja").write_text(template.source)
     (folder / "adapter.json").write_text(card.model_dump_json())
+    print(f"{out.name}@{folder.name} in {folder}: learned from {card.labels} offers")
 
 
 if __name__ == "__main__":

@@ -16,15 +16,22 @@ from openpyxl import Workbook, load_workbook
 from rich.console import Console
 
 from extractor import Extractor
-from extractor.batch import files_of, retry, work
+from extractor.batch import files_of, in_process, retry, work
 from extractor.batch_cli import _work
 from extractor.config import load_settings
 from extractor.engines.scripted import ScriptedEngine, first_words
-from extractor.errors import EngineError, EngineUnavailable, InputError
+from extractor.errors import EngineError, EngineUnavailable, InputError, TemplateError
 from extractor.job import MANIFEST, Counts, open_job
 from extractor.prices import money, prices_of
+from extractor.processes import Engines
 from extractor.progress import METRICS, SPEED, facts, line, reporting
-from extractor.prompts import PROMPTS
+from extractor.prompts import PROMPTS, load_template
+
+
+@contextmanager
+def opened_by(template):
+    yield Extractor(ScriptedEngine(), [SCHEMA], template)
+
 
 # --- the whole way ----------------------------------------------------------------------------------------------------
 
@@ -111,6 +118,24 @@ def test_poisonous_and_damaged_offers_alone_are_dead_letters(tmp_path):
         assert counts.records == 2_970 and counts.reasons == {"invalid_offer": 30}
         once(job, 3_000)
         assert retry(job, opener()).records == 2_970  # and has nothing to do any more
+
+
+@pytest.mark.parametrize("engines", [0, 2])
+def test_a_template_stumbles_over_an_offer_or_over_all(tmp_path, engines):
+    lines = offers(40)
+    lines[20] = lines[20].replace("Loafer", "STUMBLE")
+    source = load_template("extract").source
+    (tmp_path / "one.jinja").write_text(source + "{{ 1 // (0 if 'STUMBLE' in offer.title else 1) }}")
+    (tmp_path / "all.jinja").write_text(source + "{{ 1 // 0 }}")
+    extract = Engines(engines) if engines else in_process
+    opened = lambda name: partial(opened_by, str(tmp_path / name))  # noqa: E731
+    with made(tmp_path, lines) as job:
+        with pytest.raises(TemplateError, match=r"all\.jinja:\d+: .*division"):
+            work(job, opened("all.jinja"), extract=extract)
+        assert job.counts().rows == 0
+        work(job, opened("one.jinja"), extract=extract)
+        assert once(job, 40)[1] == ["20"]
+        assert "one.jinja" in next(job.letters()).failure.failure.message
 
 
 def test_a_letter_that_dies_again_counts_its_attempts(tmp_path):

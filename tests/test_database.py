@@ -118,7 +118,9 @@ def test_of_two_who_move_a_job_one_does(address):
     assert [j.id for j in journal.jobs()] == ["2", "1", "0"] and [j.id for j in journal.jobs(limit=1, offset=1)] == [
         "1"
     ]
-    assert [j.id for j in journal.jobs(["waiting"], "ann", "extract")] == ["2", "0"] and not journal.jobs(kind="train")
+    assert [j.id for j in journal.jobs(["waiting"], ["ann"], "extract")] == ["2", "0"] and not journal.jobs(
+        kind="train"
+    )
     assert journal.tally("extract") == {"waiting": 2, "running": 1}
     assert not journal.forget("1", ["waiting"]) and journal.forget("2", ["waiting"]) and not journal.job("2")
     database.close()

@@ -4,6 +4,7 @@ import csv
 import json
 import re
 from contextlib import closing
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -216,6 +217,24 @@ def test_other_peoples_jobs_are_not_there(keyed):
     assert ended(running, job, headers=admin)["who"] == "extract"
     problem(sent(running, table(2), headers={"Authorization": "Bearer sw_"}), 401, "key")
     assert "SELECT" not in running.http.get("/v1/jobs/' OR 1=1 --", headers=mine).text
+
+
+def test_two_keys_of_one_name_are_two_people(keyed):
+    running, _ = keyed
+    keys = running.service.access.keys
+    made = [keys.create("Anna", "extract", None, "test") for _ in range(2)]
+    mine, other = ({"Authorization": f"Bearer {secret}"} for _, secret in made)
+    waiting, job = sent(running, table(2), headers=mine).json(), begun(running, table(2), headers=mine)
+    assert ended(running, job, headers=mine)["who"] == "Anna", "what people are called"
+    assert [j["id"] for j in running.http.get("/v1/jobs", headers=mine).json()["jobs"]] == [job["id"]]
+    assert running.http.get("/v1/jobs", headers=other).json()["jobs"] == []
+    assert running.http.get("/v1/uploads", headers=other).json()["uploads"] == []
+    problem(running.http.delete(f"/v1/jobs/{job['id']}", headers=other), 404, "unknown-job")
+    problem(running.http.delete(f"/v1/uploads/{waiting['id']}", headers=other), 404, "unknown-upload")
+    assert any(e.who == made[0][0].who and e.about == job["id"] for e in running.service.journal.entries(5))
+    entry = running.service.jobs.job(job["id"])
+    running.service.journal.enter(replace(entry, who="Anna"))  # as before jobs belonged to keys
+    assert running.http.delete(f"/v1/jobs/{job['id']}", headers=mine).status_code == 204
 
 
 def test_the_client_says_what_is_wrong(live, tmp_path):

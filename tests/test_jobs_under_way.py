@@ -1,16 +1,21 @@
 """Jobs of the service while they run: watched, cancelled, beside other clients, without an engine or a store, and killed."""
 
+import gc
 import json
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import httpx
 import pytest
 from serving import OFFER, SHOES, begun, ended, gate, problem, records, serving, table, values
 
+from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineUnavailable, StorageError
+from extractor.feedback import Store
 from extractor.job import open_job
 from extractor.service.reports import STATES
 
@@ -44,6 +49,19 @@ def test_events_tell_of_a_job_until_it_ends(monkeypatch):
         running.until(lambda: not running.service.watched)
 
 
+def test_events_end_where_the_job_is_deleted():
+    engine, opened = gate("Brand1 ")
+    with serving(engine) as running, ThreadPoolExecutor(1) as pool:
+        job = begun(running, table(3))
+        said = pool.submit(heard, running, job)
+        running.until(lambda: running.service.watched)
+        running.http.post(f"/v1/jobs/{job['id']}/cancel")
+        opened.set()
+        assert running.http.delete(f"/v1/jobs/{job['id']}").status_code == 204
+        assert said.result(10) is not None
+        running.until(lambda: not running.service.watched)
+
+
 def test_a_client_that_hangs_up_is_not_told_more():
     engine, opened = gate("Brand1 ")
     with serving(engine) as running:
@@ -74,12 +92,46 @@ def test_a_job_is_cancelled_and_goes_on_where_it_stopped():
         for one in later:
             ended(running, one)
         calls = engine.calls
-        assert running.http.post(f"/v1/jobs/{job['id']}/resume").json()["state"] == "waiting"
+        assert running.http.post(f"/v1/jobs/{job['id']}/resume").json()["state"] in ("waiting", "running")
         ended(running, job)
         assert [r["offer_id"] for r in records(running, job)] == [*map(str, range(300))]
         assert engine.calls > calls
         assert running.metric("shelfwise_job_rows_total") == 309
         assert [running.metric("shelfwise_jobs", state=s) for s in STATES] == [0, 0, 0, 0, 4]
+
+
+def test_a_job_that_stops_before_its_next_part_is_as_far_as_it_was():
+    engine, opened = gate("Brand250 ")
+    with serving(engine) as running:
+        job = begun(running, table(300))
+        look = lambda: running.http.get(f"/v1/jobs/{job['id']}").json()  # noqa: E731
+        stopped = lambda: job["id"] not in running.service.jobs._running  # noqa: E731
+        running.until(lambda: look()["counts"]["rows"])
+        running.http.post(f"/v1/jobs/{job['id']}/cancel")
+        opened.set()
+        running.until(stopped)
+        before = look()["fraction"]
+        assert 0 < before < 1
+        running.service.jobs.cancel("ann", running.service.jobs.resume("ann", job["id"]) and job["id"])
+        running.until(stopped)
+        assert look()["state"] == "cancelled" and look()["fraction"] == before
+
+
+def test_a_job_goes_on_where_another_service_has_drained(tmp_path, monkeypatch):
+    monkeypatch.setattr("extractor.service.jobs.PAUSE", 0.05)
+    engine, opened = gate("Brand100 ")
+    with closing(Database(tmp_path / "store.sqlite")) as database, ExitStack() as stack:
+        store = Store(database)
+        with serving(engine, store=store, folder=tmp_path, queue=80) as running:
+            job = begun(running, table(300))
+            running.until(lambda: running.http.get(f"/v1/jobs/{job['id']}").json()["counts"]["rows"])
+            other = stack.enter_context(serving(ScriptedEngine(), store=store, folder=tmp_path))
+            other.until(lambda: other.service.jobs._running)
+            running.server.should_exit = True
+            running.until(running.service.jobs.closing.is_set)
+            opened.set()
+        ended(other, job)
+        assert [r["offer_id"] for r in records(other, job)] == [*map(str, range(300))]
 
 
 def test_a_job_that_waits_says_behind_how_many():
@@ -166,6 +218,23 @@ def test_a_store_that_fails_is_tried_again_and_then_said(monkeypatch):
         running.http.post(f"/v1/jobs/{job['id']}/resume")
         ended(running, job)
         assert len(running.service.store.records([str(i) for i in range(500, 600)])) == 100
+
+
+def test_a_download_that_breaks_off_leaves_nothing_open(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with serving(ScriptedEngine(), folder=tmp_path / "disk") as running:
+        job = begun(running, table(3_000))
+        ended(running, job)
+        before = len([*Path("/proc/self/fd").iterdir()])
+        gc.disable()  # which would close what is left
+        try:
+            with running.http.stream("GET", f"/v1/jobs/{job['id']}/results") as response:
+                next(response.iter_raw())
+                assert list(tmp_path.glob("shelfwise-*"))
+            running.until(lambda: not list(tmp_path.glob("shelfwise-*")))
+            running.until(lambda: len([*Path("/proc/self/fd").iterdir()]) <= before)
+        finally:
+            gc.enable()
 
 
 def test_a_file_that_breaks_in_the_middle_fails_its_job_with_a_reason():

@@ -15,7 +15,7 @@ from extractor.engines.models import BASE_MODEL
 from extractor.engines.scripted import ScriptedEngine
 from extractor.errors import AdapterError, InputError
 from extractor.io import read_labelled
-from extractor.prompts import PROMPTS
+from extractor.prompts import PROMPTS, load_template
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("peft")
@@ -282,6 +282,7 @@ def test_merged_adapters_add_up_and_say_what_it_costs(tmp_path):
         torch.testing.assert_close(update, (one[name] + other[name]) / 2, atol=1e-5, rtol=1e-3)
     assert card.schemas.keys() == {"Shoes", "Mugs"} and card.recipe["merged"] == ["shoes@1", "mugs@1"]
     assert len(read_labelled(folder / "labels.jsonl")) == card.labels == 6
+    assert {(f / "template.jinja").read_text() for f in (folder, shoes)} == {load_template(card.template).source}
     rows = list(cost(both, folder, [*LABELS, *mugs], [SHOES, mug], settings))
     assert [row[:2] for row in rows] == [("shoes@1", 4), ("mugs@1", 2)]
     with pytest.raises(InputError, match="takes two adapters or more"):

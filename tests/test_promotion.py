@@ -3,10 +3,11 @@
 import os
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from pathlib import Path
 from threading import Event
 
 import pytest
-from serving import OFFER, SHOES, problem, serving, values
+from serving import OFFER, SHOES, begun, ended, problem, records, serving, table, values
 from workbench import WON, bench_at
 
 from extractor import AttributeSchema
@@ -15,6 +16,7 @@ from extractor.database import Database
 from extractor.engines.scripted import ScriptedEngine, first_words
 from extractor.errors import EngineError
 from extractor.keys import Keys
+from extractor.prompts import load_template
 
 
 @pytest.fixture
@@ -121,6 +123,25 @@ def test_an_adapter_for_a_schema_that_was_saved_meanwhile_serves_it(bench):
     bench.trained(**WON)
     assert bench.promote().status_code == 200 and bench.adapter() == "shoes@1"
     assert set(values(bench.running.extract(OFFER).json()["results"][0])) == {"Brand", "Size"}
+
+
+def test_an_adapter_asks_as_it_was_trained_by_a_template_of_the_store(tmp_path):
+    prompts = []
+    engine = ScriptedEngine(lambda request: prompts.append(request.messages[-1]["content"]) or first_words(request))
+    text = load_template("extract").source + '{% call message("user") %}In our house.{% endcall %}'
+    with bench_at(tmp_path, engine, saved=text) as bench:
+        bench.trained(**WON)
+        (file,) = {Path(call["settings"]["SHELFWISE_TEMPLATE"]) for call in bench.calls()}
+        assert load_template(str(file)).source == text
+        assert bench.promote().status_code == 200
+        made = bench.running.extract(OFFER).json()["results"][0]["provenance"]
+        assert made["adapter"] == "shoes@1" and made["template"].startswith("own@")
+        job = begun(bench.running, table(3))
+        ended(bench.running, job)
+        (found,) = {r["provenance"]["template"] for r in records(bench.running, job)}
+        assert found == made["template"]
+    with bench_at(tmp_path, engine, n=0) as bench:  # by a shipped one, and the adapter by its own
+        assert bench.adapter() == "shoes@1" and "In our house." in prompts[-1]
 
 
 def test_reviewers_look_and_admins_decide(tmp_path):

@@ -4,15 +4,19 @@ import os
 import signal
 import subprocess
 import sys
+from argparse import Namespace
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+import standin
 from serving import problem, serving
 from test_feedback import record
 from workbench import WON, alive, bench_at, decided, rows, word
 
 from extractor.adapters import Registry
 from extractor.engines.scripted import ScriptedEngine
+from extractor.errors import StorageError
 from extractor.quality import ENOUGH, LEAST, labelled, likeness, sides
 from extractor.records import LabelledOffer
 from extractor.service import commands
@@ -204,3 +208,56 @@ def test_a_command_that_outlives_its_service_is_ended_first(tmp_path):
         assert not alive(before)
         bench.stand(**WON)
         assert bench.ended()["reference"] == "shoes@1"
+
+
+@pytest.mark.parametrize("state", ["running", "finished"])
+def test_a_store_that_is_away_is_waited_for(bench, monkeypatch, state):
+    training = bench.running.service.training
+    move, away = training.journal.move, [3]
+
+    def stumbling(identity, states, said=None, **news):
+        if news.get("state") == state and away[0]:
+            away[0] -= 1
+            raise StorageError("connection refused")
+        return move(identity, states, said, **news)
+
+    monkeypatch.setattr(training.journal, "move", stumbling)
+    training.pause = 0.01
+    assert bench.trained(**WON)["reference"] == "shoes@1" and not away[0]
+    assert [c["words"][0] for c in bench.calls()].count("finetune") == 1
+
+
+def test_an_adapter_of_somebody_else_is_not_taken_for_the_own(bench):
+    bench.stand(hold=True)
+    identity = bench.train().json()["id"]
+    bench.running.until(bench.calls)
+    place = bench.running.service.folder / "jobs" / identity
+
+    def foreign():
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setenv("SHELFWISE_TEMPLATE", "extract")
+            standin.adapter(bench.root / "shoes", Namespace(data=place / "train.jsonl", schema=place / "schema.yaml"))
+
+    foreign()
+    bench.stand(hold="adapters")
+    bench.running.until(lambda: bench.job()["reference"])
+    foreign()
+    bench.http.post(f"/v1/adapters/jobs/{identity}/cancel")
+    bench.stand(**WON)
+    bench.http.post(f"/v1/adapters/jobs/{identity}/resume")
+    assert bench.ended()["reference"] == "shoes@2"
+    assert bench.calls()[-1]["words"][-1] == "shoes@2"
+    assert [c["words"][0] for c in bench.calls()].count("finetune") == 1, "it is not trained twice"
+
+
+def test_a_training_goes_on_where_another_service_has_drained(tmp_path, monkeypatch):
+    monkeypatch.setattr("extractor.service.training.PAUSE", 0.05)
+    with ExitStack() as stack:
+        with bench_at(tmp_path) as bench:
+            bench.stand(hold=True)
+            bench.train()
+            bench.running.until(bench.calls)
+            other = stack.enter_context(bench_at(tmp_path, n=0))
+            other.running.until(lambda: other.running.service.training._running)
+        other.stand(**WON)
+        assert other.ended()["reference"] == "shoes@1"

@@ -8,7 +8,7 @@ import zipfile
 from datetime import UTC, datetime
 
 import pytest
-from serving import POST, ended, problem, sent, serving, table
+from serving import POST, begun, ended, problem, sent, serving, table
 from test_access import raw, signed_in
 
 from extractor.columns import Sample, guess, sample
@@ -183,6 +183,12 @@ def test_what_lies_on_another_disk_is_said(live):
         problem(live.http.request(method, path, json=body), 409, "elsewhere")
     (live.service.folder / "elsewhere").rename(live.service.uploads.place(upload["id"]))
     assert live.http.delete(f"/v1/uploads/{upload['id']}").status_code == 204
+    job = begun(live, table(2))
+    ended(live, job)
+    live.service.journal.move(job["id"], ["finished"], state="cancelled")
+    live.service.uploads.place(job["id"]).rename(live.service.folder / "elsewhere")
+    problem(live.http.post(f"/v1/jobs/{job['id']}/resume"), 409, "elsewhere")
+    problem(live.http.post("/v1/jobs", json={"upload": job["id"]}), 409, "elsewhere")
 
 
 def test_a_sample_is_what_the_file_says(tmp_path):

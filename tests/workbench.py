@@ -11,6 +11,7 @@ from test_feedback import record
 
 from extractor.adapters import Registry
 from extractor.database import Database
+from extractor.definitions import Definitions
 from extractor.engines.scripted import ScriptedEngine
 from extractor.feedback import Store
 from extractor.quality import ENOUGH
@@ -76,7 +77,8 @@ class Bench:
 
 
 @contextmanager
-def bench_at(folder, engine=None, n=ENOUGH, **more):
+def bench_at(folder, engine=None, n=ENOUGH, saved=None, **more):
+    """`saved` is the text of a template in the store, own@1, by which the service asks."""
     root = folder / "adapters"
     root.mkdir(exist_ok=True)
     with closing(Database(folder / "store.sqlite")) as database, pytest.MonkeyPatch.context() as patch:
@@ -85,6 +87,9 @@ def bench_at(folder, engine=None, n=ENOUGH, **more):
         if n:
             decided(store, n)
         engine = engine or ScriptedEngine()
+        if saved:
+            Definitions(database).save("template", "own", saved, 0, "ann")
+            more["template"] = "own@1"
         more |= {"folder": folder, "program": STANDIN}
         with serving(engine, store=store, registry=Registry(root), **more) as running:
             bench = Bench(running, root)

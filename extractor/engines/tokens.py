@@ -10,7 +10,7 @@ import jinja2
 import jinja2.sandbox
 
 from extractor.engines.models import model_reference, resolve_model
-from extractor.errors import InputError, MissingExtraError
+from extractor.errors import InputError, MissingExtraError, TemplateError
 from extractor.prompts import Message
 
 
@@ -48,7 +48,7 @@ def load_counter(model: str) -> TokenCounter:
         try:
             text = template.render(messages=messages, add_generation_prompt=True, enable_thinking=False, **special)
         except jinja2.TemplateError as error:
-            raise InputError(f"{folder}: its chat template refuses the prompt: {error}") from error
+            raise TemplateError(f"{folder}: its chat template refuses the prompt: {error}") from error
         return len(tokenizer.encode(text, add_special_tokens=False).ids)
 
     return TokenCounter(model_reference(model), int(context), count)

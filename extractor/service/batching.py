@@ -12,10 +12,10 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from threading import Condition, Thread
 
-from extractor.errors import EngineError, InputError, ShelfwiseError, public
+from extractor.errors import EngineError, ShelfwiseError, public
 from extractor.records import ProductOffer
-from extractor.service.tickets import Batch, NotReady, QueueFull, Record, Reopening, Slice, Ticket
-from extractor.workshop import Opened, Workshop, broken
+from extractor.service.tickets import Batch, NotReady, QueueFull, Reopening, Slice, Ticket
+from extractor.workshop import Opened, Workshop
 
 AGAIN = 5.0  # seconds between two looks at an engine that is down
 TURN = 1.0  # seconds that a round should take, so that a job holds nobody up for longer
@@ -224,7 +224,7 @@ class Batcher:
         begun = time.monotonic()
         try:
             extractor = self._workshop.extractor
-            records = self._extracted(offers)
+            records = [outcome.record for outcome in self._workshop.extract(offers)]
         except ShelfwiseError as error:
             self._lost(slices, error)
             return
@@ -252,16 +252,6 @@ class Batcher:
         elif seconds > TURN:
             self._room = min(fitting, self._room)
         self._room = min(self._most, max(LEAST, self._room))
-
-    def _extracted(self, offers: Sequence[ProductOffer]) -> list[Record]:
-        """A template may stumble over one offer: that one is a Failure, as what breaks the engine is."""
-        try:
-            return [outcome.record for outcome in self._workshop.extract(offers)]
-        except InputError as error:
-            if len(offers) == 1:
-                return [broken(offers[0], str(error))]
-            middle = len(offers) // 2
-            return self._extracted(offers[:middle]) + self._extracted(offers[middle:])
 
     def _lost(self, slices: list[Slice], error: ShelfwiseError) -> None:
         """No engine could be started, or the server stayed away: whoever waits should not wait for it."""

@@ -29,6 +29,7 @@ from extractor.feedback import Store
 from extractor.job import MANIFEST, Job, create, open_job
 from extractor.journal import JobEntry
 from extractor.manifest import Manifest, differences
+from extractor.prompts import Template
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, load_schemas
 from extractor.service.batching import Batcher
@@ -38,6 +39,7 @@ from extractor.service.reports import CANCELLED, FAILED, FINISHED, RUNNING, WAIT
 from extractor.service.uploads import OFFERS, UPLOADED, TooMuch, Uploads
 from extractor.workshop import Opened
 
+Asks = tuple[Settings, Sequence[LabelledOffer], Template | None]
 KIND = "extract"
 WORK, SCHEMAS = "work", "schemas"
 PART = 64  # offers of a chunk, at most: between two of them others have their turn
@@ -46,15 +48,16 @@ LONG = 600.0  # seconds of work after which a failure is the first one again
 
 
 class Jobs:
-    """`asking` are the settings and demonstrations that the service extracts with; `opened` starts its engine, `prompter` makes
-    what writes its prompts; `counted` hears of new rows. `threads` jobs at a time; a key may have so many `unfinished` ones."""
+    """`asking` are the settings, demonstrations and template (None: of the settings) that the service extracts with; `opened`
+    starts its engine, `prompter` makes what writes its prompts; `counted` hears of new rows. `threads` jobs at a time; a key may
+    have so many `unfinished` ones."""
 
     def __init__(
         self,
         uploads: Uploads,
         store: Store,
         batcher: Batcher,
-        asking: tuple[Settings, Sequence[LabelledOffer]],
+        asking: Asks,
         opened: Opened,
         prompter: Callable[[], Extractor],
         counted: Callable[[int], None] = lambda rows: None,
@@ -181,7 +184,7 @@ class Jobs:
         if self.job(identity):  # asked twice
             return
         if (
-            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], who, KIND, self._unfinished))
+            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], [who], KIND, self._unfinished))
             == self._unfinished
         ):
             raise TooMuch(
@@ -216,7 +219,7 @@ class Jobs:
 
     def _work(self, identity: str, stop: Event) -> None:
         """To the end, whatever that is, as far as the journal can be told of it."""
-        tries, state, problem = 0, FAILED, None
+        tries, problem = 0, None
         while True:
             begun = time.monotonic()
             try:
@@ -225,9 +228,10 @@ class Jobs:
                 if entry := self.job(identity):
                     self._act(entry, stop)
                 return
-            except Stopped:
-                state, problem = WAITING, None
-            except ConflictError:  # another service on the same disk is at it, and tells the journal
+            except Stopped:  # for the journal it still runs, so that it goes on at the next start, or it was cancelled
+                return
+            except ConflictError:  # another service on the same disk is at it, perhaps only until it has drained
+                self._again(identity, stop)
                 return
             except StorageError as error:
                 log.warning(f"job {identity}: {error}")
@@ -242,11 +246,17 @@ class Jobs:
                 log.exception(f"job {identity} broke")
                 name = type(error).__name__
                 problem = f"the service made a mistake ({name}); report job {identity} to whoever runs it"
-            if self.closing.is_set() and state != WAITING:
-                return  # for the journal it still runs, and so it goes on at the next start
-            with suppress(StorageError):
-                self.journal.move(identity, [RUNNING], state=state, problem=problem)
+            if self.closing.is_set():
+                return
+            try:
+                self.journal.move(identity, [RUNNING], state=FAILED, problem=problem)
+            except StorageError:
+                self._again(identity, stop)
             return
+
+    def _again(self, identity: str, stop: Event) -> None:
+        if not stop.wait(self.pause):
+            self._enqueue(identity)
 
     def _said(self, error: Exception, identity: str) -> str:
         place = re.escape(str(self.uploads.place(identity)))
@@ -254,17 +264,16 @@ class Jobs:
 
     def _act(self, entry: JobEntry, stop: Event) -> None:
         """Raises what `extractor.batch.work` does, and Stopped."""
-        schemas, (settings, labelled) = self.schemas(entry), self._asking
-        now = prints([str(self.uploads.file(entry))], settings, schemas, labelled)
+        schemas, (settings, labelled, template) = self.schemas(entry), self._asking
+        now = prints([str(self.uploads.file(entry))], settings, schemas, labelled, template)
         with self._job(entry, now) as job:
-            if differences(job.manifest.prints, now):  # the service asks otherwise since: the manifest remembers it
-                with job.locked():
+            with job.locked():
+                if differences(job.manifest.prints, now):  # the service asks otherwise since: the manifest remembers it
                     job.accept(now)
-            report = Report(self.journal, self.store, entry.id, job, stop, self._counted)
+                report = Report(self.journal, self.store, entry, job, stop, self._counted)
             try:
                 extract = shared(self._batcher, schemas, self._prompter(), stop)
                 work(job, self._opened, extract=extract, report=report.part, say=report.say)
-                report.keep()
             finally:
                 with suppress(StorageError):
                     report.close()

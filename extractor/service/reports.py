@@ -8,7 +8,7 @@ from typing import Any
 from extractor.errors import InputError
 from extractor.feedback import Store
 from extractor.job import Counts, Job
-from extractor.journal import Journal
+from extractor.journal import JobEntry, Journal
 from extractor.progress import facts
 
 STORED, APART = "stored", "apart"  # notes of a job: parts that are in the store, records that it does not take
@@ -16,15 +16,16 @@ WAITING, RUNNING, CANCELLED, FAILED, FINISHED = STATES = ("waiting", "running", 
 
 
 class Report:
-    """Of a job that goes on now; `stop` is set once the journal says that it is not to. `counted` hears of new rows."""
+    """Of a job that goes on now, and is locked while this is made; `stop` is set once the journal says that it is not to.
+    `counted` hears of new rows."""
 
     def __init__(
-        self, journal: Journal, store: Store, identity: str, job: Job, stop: Event, counted: Callable[[int], None]
+        self, journal: Journal, store: Store, entry: JobEntry, job: Job, stop: Event, counted: Callable[[int], None]
     ) -> None:
-        self._journal, self._store, self._identity = journal, store, identity
+        self._journal, self._store, self._identity = journal, store, entry.id
         self._job, self._stop, self._counted = job, stop, counted
         self._begun, self._started = job.counts(), time.monotonic()
-        self._rows, self._fraction = self._begun.rows, 0.0
+        self._rows, self._fraction = self._begun.rows, float(entry.counts.get("fraction") or 0.0)
         self.keep()
 
     def part(self, counts: Counts, fraction: float) -> None:

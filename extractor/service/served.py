@@ -20,7 +20,7 @@ from extractor.schema import AttributeSchema, category_key
 from extractor.service.auth import Access
 from extractor.service.batching import Batcher
 from extractor.service.current import CurrentSchemas
-from extractor.service.jobs import KIND, PART, Jobs
+from extractor.service.jobs import KIND, PART, Asks, Jobs
 from extractor.service.metrics import Metrics
 from extractor.service.observe import log
 from extractor.service.promotions import Promotions
@@ -55,9 +55,9 @@ class Limits:
 
 class Service:
     """`opened` starts the engine; `prompting` makes an extractor that only writes prompts, with a template or, for None, as the
-    service asks: by `asking`, its settings and demonstrations, which also say whether offers are masked before anything is done
-    with them. `store` keeps what people decide, and the service's journal; the files of jobs are in `folder`. `keys` None: no
-    access control."""
+    service asks: by `asking`, its settings, demonstrations and template (None: of the settings); the settings also say whether
+    offers are masked before anything is done with them. `store` keeps what people decide, and the service's journal; the files of
+    jobs are in `folder`. `keys` None: no access control."""
 
     def __init__(
         self,
@@ -68,7 +68,7 @@ class Service:
         folder: Path,
         keys: Keys | None,
         limits: Limits,
-        asking: tuple[Settings, Sequence[LabelledOffer]],
+        asking: Asks,
         registry: Registry | None = None,
     ) -> None:
         self.mask_pii = asking[0].mask_pii
@@ -104,7 +104,7 @@ class Service:
             unfinished=limits.jobs,
         )
         self._prompting = lru_cache(maxsize=32)(prompting)
-        self.training = Training(self.journal, store, folder / "jobs", registry.root if registry else None, asking[0])
+        self.training = Training(self.journal, store, folder / "jobs", registry.root if registry else None, asking)
         self.promotions = Promotions(registry, self.journal, self.batcher, self._prompting.cache_clear)
         self.metrics.count(lambda: dict.fromkeys(STATES, 0) | self.journal.tally(KIND))
         self.watched = 0  # clients that follow jobs

@@ -3,6 +3,7 @@
 A job is an entry of the journal, and a folder `jobs/ID`:
 
     train.jsonl held_out.jsonl schema.yaml    what is learned from, what is compared on, and by which schema
+    NAME.jinja                                how it is asked, where the template is of the store
     log printed lock process                  of the commands that are run (`extractor.service.commands`)
     runs                                      of the comparison (`eval.run`)
 
@@ -23,7 +24,7 @@ from pathlib import Path
 from threading import Condition, Event, Lock, Thread
 from typing import TextIO
 
-from extractor.adapters import CARD, next_version
+from extractor.adapters import CARD
 from extractor.config import Settings
 from extractor.demonstrations import contradictions
 from extractor.errors import ConflictError, InputError, StorageError
@@ -35,7 +36,7 @@ from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema, category_key
 from extractor.service.commands import PRINTED, Killed, alone, environment, run
 from extractor.service.engine import Stopped
-from extractor.service.jobs import write_schema
+from extractor.service.jobs import PAUSE, Asks, write_schema
 from extractor.service.observe import log
 from extractor.service.reports import CANCELLED, FAILED, FINISHED, RUNNING, WAITING
 
@@ -52,16 +53,16 @@ class TooFew(InputError):
 
 
 class Training:
-    """Of adapters in the folder `registry`, for what the service extracts with by `settings`. `program` runs the commands."""
+    """Of adapters in the folder `registry`, for what the service extracts with by `asking`. `program` runs the commands."""
 
-    def __init__(self, journal: Journal, store: Store, folder: Path, registry: Path | None, settings: Settings) -> None:
+    def __init__(self, journal: Journal, store: Store, folder: Path, registry: Path | None, asking: Asks) -> None:
         self.journal, self.store, self.folder = journal, store, folder
-        self.registry, self._settings = registry and registry.resolve(), settings
+        self.registry, (self._settings, _, self._template) = registry and registry.resolve(), asking
         self.program: Sequence[str] = (sys.executable, "-m", "extractor")
         self._submitting, self._changed = Lock(), Condition()
         self._queue: list[str] = []
         self._running: tuple[str, Event] | None = None  # what stops it
-        self._closing = False
+        self._closing, self.pause = False, PAUSE
         self._thread = Thread(target=self._serve, name="shelfwise-training", daemon=True)
 
     def start(self) -> None:
@@ -122,7 +123,6 @@ class Training:
                 "key": key,
                 "schema": schema.reference,
                 "name": name,
-                "version": next_version(self.registry / name),
                 "learned": len(learned),
                 "held_out": len(held),
             }
@@ -175,6 +175,10 @@ class Training:
                 with self._changed:
                     self._running = None
 
+    def _again(self, identity: str, stop: Event) -> None:
+        if not stop.wait(self.pause):
+            self._enqueue(identity)
+
     def _work(self, identity: str, stop: Event) -> None:
         try:
             if not self.journal.move(identity, [WAITING, RUNNING], state=RUNNING, problem=None):
@@ -183,23 +187,32 @@ class Training:
                 with alone(self.folder / identity, stop) as held:
                     self._act(entry, held, stop)
             return
-        except (Stopped, ConflictError):  # another service on the same disk is at it
+        except Stopped:
             return
-        except (InputError, OSError, StorageError) as error:
+        except ConflictError:  # another service on the same disk is at it, perhaps only until it has drained
+            self._again(identity, stop)
+            return
+        except StorageError as error:  # of the journal, which can be told nothing
+            log.warning(f"job {identity}: {error}")
+            self._again(identity, stop)
+            return
+        except (InputError, OSError) as error:
             said = str(error).replace(str(self.folder / identity), "the job")
             problem = f"{said}; once that is put right, resume the job"
         except Exception as error:  # noqa: BLE001  # whatever it is, the next one is trained
             log.exception(f"job {identity} broke")
             problem = f"the service made a mistake ({type(error).__name__}); report job {identity} to whoever runs it"
-        with suppress(StorageError):
+        try:
             self.journal.move(identity, [RUNNING], state=FAILED, problem=problem)
+        except StorageError:
+            self._again(identity, stop)
 
     def _act(self, entry: JobEntry, held: TextIO, stop: Event) -> None:
         """Raises Stopped; InputError with what a command said."""
         assert self.registry is not None
         place, out = self.folder / entry.id, self.registry / entry.asked["name"]
-        data, reference = ("--schema", SCHEMA, "--data"), f"{out.name}@{entry.asked['version']}"
-        if not (out / str(entry.asked["version"]) / CARD).is_file():
+        data, reference = ("--schema", SCHEMA, "--data"), self._made(entry, out)
+        if reference is None:
             lora = ["finetune", "lora", *data, LEARNED, "--out", str(out), "--report", "none"]
             try:
                 self._run(entry, TRAINING, [*lora, "--base", self._settings.model or "base"], held, stop)
@@ -207,13 +220,24 @@ class Training:
                 if not isinstance(error, Killed):  # by a torn checkpoint, perhaps, which would stop it again
                     shutil.rmtree(out / "training", ignore_errors=True)
                 raise
+            if (reference := self._made(entry, out)) is None:
+                raise InputError("the command that trains made no adapter")
         entry = replace(entry, counts=entry.counts | {"reference": reference})
+        self.journal.move(entry.id, [RUNNING], counts=entry.counts)
         promote = ["adapters", "promote", reference, "--adapters", str(self.registry), *data, HELD_OUT]
         self._run(entry, COMPARING, [*promote, "--check", "--out", "runs"], held, stop)
         printed = (place / PRINTED).read_text(encoding="utf-8").splitlines()
         counts = entry.counts | {"scores": json.loads(printed[-1])}
         now = self.journal.database.now()
         self.journal.move(entry.id, [RUNNING], state=FINISHED, problem=None, counts=counts, finished=now)
+
+    def _made(self, entry: JobEntry, out: Path) -> str | None:
+        """name@version of the adapter that this job has made: others may put theirs beside it at any time."""
+        printed = self.folder / entry.id / PRINTED
+        said = printed.read_text(encoding="utf-8", errors="replace") if printed.is_file() else ""
+        found = re.search(rf"^({re.escape(out.name)}@\d+) in ", said, re.MULTILINE)
+        reference = str(found[1] if found else entry.counts.get("reference", ""))
+        return reference if reference and (out / reference.rpartition("@")[2] / CARD).is_file() else None
 
     def _run(self, entry: JobEntry, phase: str, arguments: Sequence[str], held: TextIO, stop: Event) -> None:
         def progress(found: dict[str, int]) -> None:
@@ -222,7 +246,16 @@ class Training:
                     stop.set()  # cancelled, perhaps through another service
 
         command = [*self.program, *arguments]
-        run(command, self.folder / entry.id, environment(self._settings), held, stop, progress)
+        place = self.folder / entry.id
+        run(command, place, environment(self._asked(place)), held, stop, progress)
+
+    def _asked(self, place: Path) -> Settings:
+        """By what commands ask, which know templates of files alone."""
+        if self._template is None or self._template.path.is_file():
+            return self._settings
+        file = place / f"{self._template.reference.partition('@')[0]}.jinja"
+        file.write_text(self._template.source, encoding="utf-8")
+        return self._settings.model_copy(update={"template": str(file)})
 
 
 def folder_name(category: str | None) -> str:

@@ -73,7 +73,7 @@ class Uploads:
         return self.place(entry.id) / f"{OFFERS}{entry.asked['ending']}"
 
     def pending(self, who: str) -> list[JobEntry]:
-        return self.journal.jobs([UPLOADED], who, UPLOAD)
+        return self.journal.jobs([UPLOADED], [who], UPLOAD)
 
     def upload(self, identity: str) -> JobEntry | None:
         entry = self.journal.job(identity)

@@ -12,6 +12,7 @@ from starlette.concurrency import run_in_threadpool
 
 from extractor.columns import FIELDS, guess, sample
 from extractor.journal import JobEntry
+from extractor.keys import name_of
 from extractor.records import Failure
 from extractor.schema import AttributeSchema
 from extractor.service.api.common import BODY, Asking, Served, asked_schema, problems, router
@@ -102,7 +103,8 @@ def submit(body: JobRequest, service: Served, key: Asking) -> JobView:
     """Begin a job over a file. It goes on until all rows are done, whatever happens to the service. Asking the same again is no
     second job."""
     taken = service.jobs.job(body.upload)
-    entry = taken if taken and taken.who == key.name else own_upload(service, key.name, body.upload)
+    entry = taken if taken and taken.who in key.owners else own_upload(service, key.who, body.upload)
+    refuse_elsewhere(service, entry)
     columns = _columns(service, entry, body.columns)
     chosen = asked_schema(service, body.schema_)
     schemas = [chosen] if chosen else list(service.schemas)
@@ -111,7 +113,7 @@ def submit(body: JobRequest, service: Served, key: Asking) -> JobView:
         raise Problem(422, "no-category", "No schema for these offers", detail)
     asked = {"columns": columns, "schema": _name(chosen)}
     try:
-        job = service.jobs.submit(key.name, entry, asked, schemas)
+        job = service.jobs.submit(key.who, entry, asked, schemas)
     except TooMuch as error:
         raise Problem(429, "jobs", "Too many jobs are not finished", str(error), retry(60)) from error
     if job is None:
@@ -124,8 +126,8 @@ def submit(body: JobRequest, service: Served, key: Asking) -> JobView:
 
 @working.get("/jobs", responses=problems(422))
 def jobs(service: Served, key: Asking, page: Annotated[Page, Query()]) -> JobList:
-    """Newest first: your own or, for an admin, all. They belong to the name of the key, and so to the next key of this name."""
-    who = None if key.allows("admin") else key.name
+    """Newest first: your own or, for an admin, all. They belong to the key: another one of the same name has its own."""
+    who = None if key.allows("admin") else key.owners
     entries = service.journal.jobs(who=who, kind=KIND, limit=page.limit, offset=page.offset)
     places = service.jobs.places()
     return JobList(jobs=[_view(entry, places) for entry in entries])
@@ -134,7 +136,7 @@ def jobs(service: Served, key: Asking, page: Annotated[Page, Query()]) -> JobLis
 def own_job(job: str, service: Served, key: Asking) -> JobEntry:
     """Raises Problem 404, whether there is none or it is somebody else's."""
     entry = service.jobs.job(job)
-    if entry is None or (entry.who != key.name and not key.allows("admin")):
+    if entry is None or (entry.who not in key.owners and not key.allows("admin")):
         raise no_job()
     return entry
 
@@ -156,7 +158,7 @@ def one_job(entry: Own, service: Served) -> JobView:
 def delete_job(entry: Own, service: Served, key: Asking) -> Response:
     """Delete a job that is finished, was cancelled or has failed, with its file and its results. What it extracted stays with the
     reviews."""
-    if not service.jobs.delete(key.name, entry.id):
+    if not service.jobs.delete(key.who, entry.id):
         if service.jobs.job(entry.id) is None:
             raise no_job()
         detail = "only a job that is over can be deleted; cancel it first, and wait until it has stopped"
@@ -167,7 +169,7 @@ def delete_job(entry: Own, service: Served, key: Asking) -> Response:
 @working.post("/jobs/{job}/cancel", responses=problems(404, 409, 422))
 def cancel(entry: Own, service: Served, key: Asking) -> JobView:
     """Stop a job that waits or runs. What is finished stays, and it can be resumed."""
-    if not service.jobs.cancel(key.name, entry.id):
+    if not service.jobs.cancel(key.who, entry.id):
         raise Problem(409, "state", "The job is over", "only a job that waits or runs can be cancelled")
     return _now(service, entry)
 
@@ -175,7 +177,8 @@ def cancel(entry: Own, service: Served, key: Asking) -> JobView:
 @working.post("/jobs/{job}/resume", responses=problems(404, 409, 422))
 def resume(entry: Own, service: Served, key: Asking) -> JobView:
     """Go on with a job that was cancelled or has failed, where it stopped."""
-    if not service.jobs.resume(key.name, entry.id):
+    refuse_elsewhere(service, entry)
+    if not service.jobs.resume(key.who, entry.id):
         raise Problem(409, "state", "The job has not stopped", "only a job that was cancelled or has failed can go on")
     return _now(service, entry)
 
@@ -217,11 +220,13 @@ async def _place(service: Served) -> AsyncIterator[None]:
     dependencies=[Depends(_place)],
 )
 async def events(entry: Own, service: Served) -> AsyncIterator[ServerSentEvent]:
-    """Server-sent events: `progress` with the job, whenever it has changed; the last one says how it ended. Made for EventSource,
-    which the last event should close, or else it begins anew."""
+    """Server-sent events: `progress` with the job, whenever it has changed; the last one says how it ended, unless it was deleted
+    before. Made for EventSource, which the last event should close, or else it begins anew."""
     last: JobView | None = None
     while not service.jobs.closing.is_set():
-        shown = await run_in_threadpool(_now, service, entry)
+        shown = await run_in_threadpool(_found, service, entry.id)
+        if shown is None:
+            return
         if shown != last:
             last = shown
             yield ServerSentEvent(event="progress", data=shown.model_dump(mode="json", by_alias=True))
@@ -253,7 +258,12 @@ def _name(schema: AttributeSchema | None) -> str | None:
 
 
 def _now(service: Service, entry: JobEntry) -> JobView:
-    entry = service.jobs.job(entry.id) or entry
+    return _found(service, entry.id) or _view(entry, {})
+
+
+def _found(service: Service, identity: str) -> JobView | None:
+    if (entry := service.jobs.job(identity)) is None:
+        return None
     return _view(entry, service.jobs.places() if entry.state == WAITING else {})
 
 
@@ -264,7 +274,7 @@ def _view(entry: JobEntry, places: Mapping[str, int]) -> JobView:
         id=entry.id,
         name=entry.name,
         state=entry.state,
-        who=entry.who,
+        who=name_of(entry.who),
         created=entry.created,
         finished=entry.finished,
         schema_=entry.asked["schema"],

@@ -1,15 +1,17 @@
 """What came of a job, as a file: also of one that still runs, as far as it is."""
 
-from collections.abc import Iterator
+from collections.abc import Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import quote
 
 from fastapi import Query
 from fastapi.responses import StreamingResponse
 from pydantic import AfterValidator, Field
+from starlette.types import Receive, Scope, Send
 
 from extractor.io import FORMATS
 from extractor.journal import JobEntry
@@ -45,6 +47,18 @@ class Download(Body):
     failures: bool = Field(default=True, description="With the rows that gave no record, at the end.")
 
 
+class _Download(StreamingResponse):
+    """Leaves nothing on the disk or open, also where the client hung up."""
+
+    def __init__(self, content: Generator[bytes], **more: Any) -> None:
+        super().__init__(content, **more)
+        self._content = content
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with closing(self._content):
+            await super().__call__(scope, receive, send)
+
+
 @downloading.get(
     "/jobs/{job}/results",
     response_class=StreamingResponse,
@@ -62,10 +76,10 @@ def results(
     content = _streamed(_rows(service, entry, asked), asked.format, names)
     shown = f"{PurePosixPath(entry.name).stem}-records.{asked.format}"
     disposition = f"attachment; filename=\"records.{asked.format}\"; filename*=UTF-8''{quote(shown, safe='')}"
-    return StreamingResponse(content, media_type=MEDIA[asked.format], headers={"Content-Disposition": disposition})
+    return _Download(content, media_type=MEDIA[asked.format], headers={"Content-Disposition": disposition})
 
 
-def _rows(service: Service, entry: JobEntry, asked: Download) -> Iterator[list[Extraction | Failure]]:
+def _rows(service: Service, entry: JobEntry, asked: Download) -> Generator[list[Extraction | Failure]]:
     if (job := service.jobs.opened(entry)) is None:
         return
     with job:
@@ -77,9 +91,9 @@ def _rows(service: Service, entry: JobEntry, asked: Download) -> Iterator[list[E
                 yield [letter.failure for letter in part]
 
 
-def _streamed(rows: Iterator[list[Extraction | Failure]], format: str, names: list[str]) -> Iterator[bytes]:
+def _streamed(rows: Generator[list[Extraction | Failure]], format: str, names: list[str]) -> Generator[bytes]:
     """The file, as it is written: what has been sent stays on the disk until all has."""
-    with TemporaryDirectory(prefix="shelfwise-") as folder:
+    with closing(rows), TemporaryDirectory(prefix="shelfwise-") as folder:
         path = Path(folder) / f"records.{format}"
         with open_writer(path, names) as writer:
             at = 0

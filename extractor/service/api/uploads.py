@@ -15,7 +15,7 @@ from extractor.pii import mask
 from extractor.service.api.common import Asking, Served, problems, router
 from extractor.service.guard import CLOSE
 from extractor.service.models import Body
-from extractor.service.problems import HUNG_UP, Problem
+from extractor.service.problems import HUNG_UP, Problem, retry
 from extractor.service.served import Service
 from extractor.service.uploads import KINDS, TooMuch
 
@@ -90,11 +90,11 @@ async def upload(
     declared = request.headers.get("content-length", "")
     length = int(declared) if declared.isdecimal() else None
     try:
-        entry = await service.uploads.take(key.name, file.name, kind, length, request.stream())
+        entry = await service.uploads.take(key.who, file.name, kind, length, request.stream())
         return await run_in_threadpool(_shown, service, entry)
     except TooMuch as error:
         if error.pending:
-            raise Problem(429, "uploads", "Too many files wait", str(error), CLOSE) from error
+            raise Problem(429, "uploads", "Too many files wait", str(error), CLOSE | retry(60)) from error
         raise Problem(413, "too-large", "The file is too large", str(error), CLOSE) from error
     except InputError as error:
         raise Problem(422, "file", "The file cannot be used", str(error), CLOSE) from error
@@ -107,19 +107,19 @@ async def upload(
 @sending.get("/uploads")
 def uploads(service: Served, key: Asking) -> UploadList:
     """Your files that no job has taken, newest first."""
-    return UploadList(uploads=[UploadSummary(**_summary(entry)) for entry in service.uploads.pending(key.name)])
+    return UploadList(uploads=[UploadSummary(**_summary(entry)) for entry in service.uploads.pending(key.who)])
 
 
 @sending.get("/uploads/{upload}", responses=problems(404, 409, 422))
 def one_upload(upload: str, service: Served, key: Asking) -> UploadView:
     """A file that no job has taken."""
-    return _shown(service, own_upload(service, key.name, upload))
+    return _shown(service, own_upload(service, key.who, upload))
 
 
 @sending.delete("/uploads/{upload}", status_code=204, responses=problems(404, 409, 422))
 def delete_upload(upload: str, service: Served, key: Asking) -> Response:
     """Delete a file that no job has taken."""
-    if not service.uploads.delete(own_upload(service, key.name, upload).id):
+    if not service.uploads.delete(own_upload(service, key.who, upload).id):
         raise no_upload()
     return Response(status_code=204)
 
