@@ -60,6 +60,26 @@ export function say(problem, place) {
   place.hidden = false;
 }
 
+const PAUSE = 1500; // milliseconds between two looks
+
+/** A look at once, and again as long as it says that there is more to see; after problems, too, of which it says the first. */
+export function watching(look) {
+  let turn = 0, failed = false;
+  return async function again() {
+    const mine = ++turn;
+    let more = true;
+    try {
+      more = await look();
+      failed = false;
+    } catch (problem) {
+      if (!failed) say(problem);
+      failed = true;
+    }
+    if (more) setTimeout(() => { if (mine === turn) again(); }, PAUSE);
+  };
+}
+
+export const key = category => (category ?? "").trim().toLowerCase(); // by which categories are compared
 export const number = n => n.toLocaleString("en");
 
 $("#sign-out")?.addEventListener("click", async () => {
