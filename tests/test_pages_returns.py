@@ -126,6 +126,25 @@ def test_what_was_skipped_or_left_is_given_again(browser, running):
         question(page, "2", "Brand")
 
 
+def test_what_was_selected_in_a_text_of_before_is_looked_at_again(browser, running):
+    keep(running, *brands("Velmora"))
+    with browsing(browser, running) as page:
+        page.expected = ["409"]
+        page.goto("/review")
+        question(page, "1", "Brand")
+        select(page, "title", "Moss")
+        keep(running, *brands("Velmora", bag="tote by Moss"))
+        page.keyboard.press("y")
+        expect(page.locator("#toasts")).to_contain_text("load it again")
+        expect(page.locator("#done")).to_contain_text("The rest is skipped, or somebody is at it")
+        page.click("#again")
+        question(page, "1", "Brand")
+        expect(page.locator("#title")).to_have_text("Velmora tote by Moss 1")
+        select(page, "title", "Moss")
+        page.keyboard.press("y")
+        expect(page.locator("#done-title")).to_have_text("Nothing waits for review")
+
+
 def test_what_a_session_left_behind_is_given_to_the_next_one(browser, tmp_path):
     with desk_at(tmp_path / "store.sqlite") as desk:
         assert put(desk, waiting(3)).status_code == 200

@@ -125,8 +125,8 @@ function decide() {
   const item = queue.shift();
   if (!item) return;
   const { draft, edited } = item.mine;
-  // A value that a vocabulary made of the text is not that text.
-  const values = draft.map(v => (edited && v.place && (v.status ?? "verbatim") === "verbatim" ? v.place : v.value));
+  // A value that a vocabulary made of the text is not that text, and the offer may have another text by now.
+  const values = draft.map(v => (edited && v.place && (v.status ?? "verbatim") === "verbatim" ? { ...v.place, text: v.value } : v.value));
   lower(1);
   send("/v1/feedback/decide", { offer_id: item.offer_id, attribute: item.attribute, values }, [item]);
   show();
