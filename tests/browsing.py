@@ -18,8 +18,9 @@ SIZES, THEMES = ((1280, 800), (390, 844)), ("light", "dark")
 def chromium():
     if not CHROMIUM.exists():
         missing(str(CHROMIUM), "no page was opened in a browser", "chromium")
-    from playwright.sync_api import sync_playwright
+    from playwright.sync_api import expect, sync_playwright
 
+    expect.set_options(timeout=15_000)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=str(CHROMIUM), args=QUIET)
         yield browser

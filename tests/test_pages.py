@@ -1,8 +1,10 @@
 """The pages, as people meet them: Chromium at a real server with the scripted engine."""
 
+from functools import partial
+
 import pytest
 from browsing import accessible, browsing
-from playwright.sync_api import expect
+from playwright.sync_api import Route, expect
 from serving import begun, ended, serving, table
 
 from extractor import AttributeSchema
@@ -33,6 +35,20 @@ def test_who_has_no_key_is_led_to_the_way_in_and_back(browser, keyed):
         page.wait_for_url(running.url + "/sign-in")
         page.goto("/")
         assert "/sign-in" in page.url
+
+
+def test_what_does_not_reach_the_service_is_said(browser, keyed):
+    running, secrets = keyed
+    with browsing(browser, running, secrets["extract"]) as page:
+        page.expected = ["ERR_FAILED", "502"]
+        page.route("**/v1/session", lambda route: route.abort())
+        page.click("#sign-out")
+        expect(page.locator("#toasts")).to_contain_text("No connection")
+        for status in (502, 200):
+            page.route("**/v1/extract", partial(Route.fulfill, status=status, body="<html>"))
+            page.fill("#title", "Velmora")
+            page.click("#go")
+            expect(page.locator("#result .why")).to_contain_text(f"answered {status}")
 
 
 @pytest.mark.parametrize("to", ["https://evil.example", "//evil.example", "/\\evil.example", "javascript:alert(1)"])

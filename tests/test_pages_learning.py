@@ -78,3 +78,18 @@ def test_reviewers_see_scores_and_no_buttons(browser, tmp_path, keyed):
         expect(page.locator(".learn").first).to_contain_text("none serves")
         expect(page.locator(".learn").first).to_contain_text("--adapters FOLDER")
         expect(page.locator(".learn button")).to_have_count(0)
+
+
+def test_a_page_learns_how_a_training_ended_after_it_lost_the_service(browser, tmp_path):
+    with bench_at(tmp_path) as bench, browsing(browser, bench.running) as page:
+        page.expected = ["ERR_FAILED"]
+        bench.stand(hold=True)
+        bench.train()
+        page.goto("/quality")
+        expect(page.locator(".learn progress")).to_be_visible()
+        page.route("**/v1/adapters/jobs", lambda route: route.abort())
+        expect(page.locator("#toasts")).to_contain_text("cannot be reached")
+        bench.http.post(f"/v1/adapters/jobs/{bench.job()['id']}/cancel")
+        bench.ended("cancelled")
+        page.unroute("**/v1/adapters/jobs")
+        expect(page.locator(".learn")).to_contain_text("cancelled")

@@ -1,94 +1,19 @@
-"""Reviewing in a browser: by keyboard and mouse, thirty decisions a minute, nothing lost."""
+"""Reviewing in a browser: by keyboard and mouse, thirty decisions a minute."""
 
 import time
 
 import pytest
 from browsing import accessible, browsing
 from playwright.sync_api import expect
-from serving import SCHEMAS, serving
-
-from extractor import Attribute, AttributeSchema
-from extractor.engines.scripted import ScriptedEngine
+from reviewing import bags, decided, keep, letters, question, select
 
 pytestmark = pytest.mark.browser
-BAGS = AttributeSchema(
-    category="Bags",
-    attributes=(
-        Attribute(name="Brand", description="The maker."),
-        Attribute(name="Gender", type="enum", values=("Men", "Women", "Unisex", "Kids")),
-        Attribute(name="Color", multiple=True),
-    ),
-)
 
 
 @pytest.fixture
-def running(monkeypatch):
-    monkeypatch.setattr("serving.SCHEMAS", [*SCHEMAS, BAGS])
-    with serving(ScriptedEngine()) as opened:
+def running():
+    with bags() as opened:
         yield opened
-
-
-def value(text, title, confidence, status="verbatim"):
-    begin = title.find(text)
-    place = {"field": "title", "begin": begin, "end": begin + len(text)} if begin >= 0 else None
-    return {"value": text, "status": status, "confidence": confidence, "evidence": place}
-
-
-def keep(running, *rows):
-    """Into the store: id, title, and of each attribute the values with their confidences."""
-    records = [
-        {
-            "offer_id": identity,
-            "category": "Bags",
-            "title": title,
-            "description": description,
-            "attributes": {name: [value(v, title, c) for v, c in found] for name, found in attributes.items()},
-            "provenance": {
-                "model": "base@4",
-                "engine": "scripted",
-                "template": "extract@2",
-                "template_sha256": "0",
-                "schema": BAGS.reference,
-                "created": "2026-11-26T12:00:00+00:00",
-            },
-            "usage": {"prompt_tokens": 1, "cached_tokens": 0, "output_tokens": 1},
-        }
-        for identity, title, description, attributes in rows
-    ]
-    assert running.http.post("/v1/feedback/records", json={"records": records}).status_code == 200
-
-
-def decided(running, identity):
-    record = running.http.get(f"/v1/feedback/records/{identity}").json()
-    return {name: [v["value"] for v in found] for name, found in record["attributes"].items()}
-
-
-def select(page, field, text):
-    """With the mouse, from the first letter to the last."""
-    box = page.evaluate(
-        """([field, text]) => {
-            const place = document.getElementById(field), walk = document.createTreeWalker(place, NodeFilter.SHOW_TEXT);
-            for (let node; (node = walk.nextNode()); ) {
-                const at = node.data.indexOf(text);
-                if (at < 0) continue;
-                const range = document.createRange();
-                range.setStart(node, at);
-                range.setEnd(node, at + text.length);
-                const r = range.getBoundingClientRect();
-                return [r.left, r.top + r.height / 2, r.right];
-            }
-        }""",
-        [field, text],
-    )
-    page.mouse.move(box[0] + 1, box[1])
-    page.mouse.down()
-    page.mouse.move(box[2] - 1, box[1], steps=4)
-    page.mouse.up()
-
-
-def question(page, offer, attribute):
-    expect(page.locator("#offer")).to_have_text(offer)
-    expect(page.locator("#name")).to_have_text(attribute)
 
 
 def test_values_are_decided_by_keyboard_and_mouse(browser, running):
@@ -136,7 +61,7 @@ def test_values_are_decided_by_keyboard_and_mouse(browser, running):
         page.keyboard.press("Enter")
         page.wait_for_selector("#done:visible")
         accessible(page)
-    running.until(lambda: decided(running, "5") == {"Brand": ["Velmora"]})
+        running.until(lambda: decided(running, "5") == {"Brand": ["Velmora"]})
     assert decided(running, "1")["Brand"] == ["Tarn & Holt"]
     place = running.http.get("/v1/feedback/records/1").json()["attributes"]["Brand"][0]["evidence"]
     assert place == {"field": "description", "begin": 8, "end": 19}
@@ -153,7 +78,7 @@ def test_an_emoji_before_a_value_does_not_move_it(browser, running):
         select(page, "title", "Velmora")
         page.keyboard.press("y")
         page.wait_for_selector("#done:visible")
-    running.until(lambda: decided(running, "1") == {"Brand": ["Velmora"]})
+        running.until(lambda: decided(running, "1") == {"Brand": ["Velmora"]})
 
 
 def test_equal_cases_are_accepted_at_once_and_taken_back(browser, running):
@@ -187,28 +112,6 @@ def test_sixty_decisions_a_minute_are_held_up_by_nothing(browser, running):
         expect(page.locator("#waiting")).to_have_text("20")
 
 
-def test_a_decision_that_does_not_arrive_comes_back(browser, running):
-    keep(
-        running,
-        ("1", "Velmora bag", None, {"Brand": [("Velmora", 0.3)]}),
-        ("2", "Moss bag", None, {"Brand": [("Moss", 0.4)]}),
-    )
-    with browsing(browser, running) as page:
-        page.expected = ["ERR_FAILED"]
-        broken = ["once"]
-        page.route("**/v1/feedback/decide", lambda route: route.abort() if broken else route.continue_())
-        page.goto("/review")
-        question(page, "1", "Brand")
-        page.keyboard.press("y")
-        page.wait_for_selector("#problem:visible")
-        question(page, "1", "Brand")
-        assert "Nothing is lost" in page.inner_text("#problem")
-        broken.clear()
-        page.keyboard.press("y")
-        question(page, "2", "Brand")
-    running.until(lambda: running.http.get("/v1/feedback/counts").json()["waiting"] == 1)
-
-
 def test_sellers_markup_is_text(browser, running):
     title = "<img src=x onerror=alert(1)> <b>Velmora</b>"
     keep(running, ("<i>1</i>", title, "<script>alert(1)</script>", {"Brand": [("<b>Velmora</b>", 0.3)]}))
@@ -217,3 +120,120 @@ def test_sellers_markup_is_text(browser, running):
         page.wait_for_selector("#item:visible")
         assert page.inner_text("#title") == title and page.inner_text("#offer") == "<i>1</i>"
         assert page.locator("#item :is(img, script, b), #offer i").count() == 0
+
+
+@pytest.mark.parametrize("attribute, typed, saved", [("Brand", "Moss", "Moss"), ("Gender", "wo", "Women")])
+def test_what_is_typed_is_taken_by_a_click_on_accept(browser, running, attribute, typed, saved):
+    keep(running, ("1", "Velmora Tote by Moss", None, {attribute: [("Velmora", 0.1)]}))
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", attribute)
+        page.fill("#value", typed)
+        page.click("#accept")
+        expect(page.locator("#done")).to_be_visible()
+        running.until(lambda: decided(running, "1") == {attribute: [saved]})
+
+
+def test_a_normalized_value_stays_when_another_joins_it(browser, running):
+    keep(running, ("1", "Clutch for ladies", None, {"Audience": [("Women", 0.3, "normalized", "ladies")]}))
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Audience")
+        page.fill("#value", "Unisex")
+        page.keyboard.press("Enter")
+        page.click("#accept")
+        expect(page.locator("#done")).to_be_visible()
+        running.until(lambda: decided(running, "1") == {"Audience": ["Women", "Unisex"]})
+
+
+def test_a_selection_ends_with_its_text(browser, running):
+    keep(running, ("1", "Velmora Tote by Moss", "Made by Tarn", {"Brand": [("Velmora", 0.1)]}))
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Brand")
+        chip = page.locator("#draft bdi")
+        left, middle, right = letters(page, "title", "Moss")
+        page.mouse.move(left + 1, middle)
+        page.mouse.down()
+        page.mouse.move(right + 20, page.locator("#value").bounding_box()["y"] + 5, steps=5)
+        page.mouse.up()
+        expect(chip).to_have_text("Moss")
+        page.mouse.click(left + 5, middle, click_count=3)
+        expect(chip).to_have_text("Velmora Tote by Moss")
+        left, middle, right = letters(page, "description", "Made")
+        page.mouse.move(right - 1, middle)
+        page.mouse.down()
+        page.mouse.move(left, page.locator("#title").bounding_box()["y"] + 5, steps=5)
+        page.mouse.up()
+        expect(chip).to_have_text("Made")
+
+
+def test_evidence_far_down_is_in_view_and_the_next_text_begins_at_its_top(browser, running):
+    lines = "\n".join(f"Line {n} about the bag." for n in range(80))
+    keep(
+        running,
+        ("1", "Tote", f"{lines}\nMade by Zorvan.", {"Brand": [("Zorvan", 0.1)]}),
+        ("2", "Tote", lines, {"Brand": [("Tote", 0.2)]}),
+    )
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Brand")
+        box, mark = (page.locator(f"#description{inner}").bounding_box() for inner in ("", " mark"))
+        assert box["y"] < mark["y"] < box["y"] + box["height"] - mark["height"]
+        page.keyboard.press("y")
+        question(page, "2", "Brand")
+        assert page.evaluate("document.querySelector('#description').scrollTop") == 0
+
+
+def test_keys_decide_after_a_pointer_chose_a_filter_and_with_caps_lock(browser, running):
+    keep(running, *((str(n), f"Velmora{n} bag", None, {"Brand": [(f"Velmora{n}", n / 10)]}) for n in (1, 2)))
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Brand")
+        page.click("#order")
+        page.select_option("#order", "frequent")
+        expect(page.locator("#item[aria-busy=true]")).to_have_count(0)
+        page.keyboard.press("y")
+        question(page, "2", "Brand")
+        page.focus("#attribute")
+        page.keyboard.press("ArrowDown")
+        expect(page.locator("#item[aria-busy=true]")).to_have_count(0)
+        expect(page.locator("#attribute")).to_be_focused()
+        question(page, "2", "Brand")
+        page.locator("#attribute").blur()
+        page.keyboard.press("Shift+Y")
+        expect(page.locator("#done")).to_be_visible()
+
+
+def test_offers_without_a_category_are_not_those_of_all(browser, running):
+    keep(running, ("1", "Velmora bag", None, {"Brand": [("Velmora", 0.1)]}))
+    keep(running, ("2", "Moss bag", None, {"Brand": [("Moss", 0.2)]}), category=None)
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Brand")
+        page.select_option("#category", label="no category (1)")
+        question(page, "2", "Brand")
+        expect(page.locator("#waiting")).to_have_text("1")
+        page.select_option("#category", label="All categories")
+        question(page, "1", "Brand")
+        expect(page.locator("#waiting")).to_have_text("2")
+
+
+def test_long_texts_stay_within_the_window(browser, running):
+    long, name = ("Velmora " * 25).strip(), "A" * 100
+    keep(running, *((str(n), f"{long} bag {n}", None, {"Brand": [(long, 0.1)]}) for n in range(2)))
+    keep(running, ("9", "Velmora", None, {name: [("Velmora", 0.01)]}))
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "9", name)
+        accessible(page)
+        page.keyboard.press("s")
+        expect(page.locator("#alike")).to_be_visible()
+        accessible(page)
+        page.goto("/")
+        page.select_option("#schema", "own")
+        page.fill("#attributes", name)
+        page.fill("#title", "Velmora")
+        page.click("#go")
+        expect(page.locator("#result article")).to_be_visible()
+        accessible(page)

@@ -1,4 +1,4 @@
-"""Jobs, schemas and quality in a browser."""
+"""Jobs and quality in a browser."""
 
 import json
 import re
@@ -6,7 +6,7 @@ import re
 import pytest
 from browsing import accessible, browsing
 from playwright.sync_api import expect
-from serving import gate, serving
+from serving import begun, ended, gate, serving, table
 
 from extractor.engines.scripted import ScriptedEngine
 
@@ -64,62 +64,74 @@ def test_what_is_no_file_of_offers_is_said(browser, sent, tmp_path):
         expect(page.locator(".state")).to_have_text("finished")
 
 
-def test_a_schema_is_changed_tried_and_saved(browser):
+def test_many_jobs_leave_connections_to_the_rest_of_the_site(browser):
+    engine, opened = gate("Brand0 ")
+    with serving(engine, batch=10, queue=80) as running, browsing(browser, running) as page:
+        try:
+            for n in range(8):
+                begun(running, table(30), f"offers{n}.csv", schema="Shoes")
+            page.goto("/jobs")
+            expect(page.locator(".job")).to_have_count(8)
+            page.locator(".job").first.get_by_role("button", name="Cancel").click()
+            expect(page.locator(".state").first).to_have_text("cancelled")
+            other = page.context.new_page()
+            other.goto("/review")
+            expect(other.locator("#done")).to_be_visible()
+        finally:
+            opened.set()
+
+
+def test_a_page_learns_how_a_job_ended_after_it_lost_the_service(browser):
+    engine, opened = gate("Brand95 ")
+    with serving(engine, batch=10, queue=80) as running, browsing(browser, running) as page:
+        try:
+            page.expected, broken = ["502"], []
+            answer = lambda route: route.fulfill(status=502, body="<html>") if broken else route.continue_()  # noqa: E731
+            page.route(re.compile("/v1/jobs(/.+/events)?$"), answer)
+            job = begun(running, table(100), schema="Shoes")
+            page.goto("/jobs")
+            expect(page.locator(".job .facts")).to_contain_text("offers so far")
+            broken.append(True)
+            expect(page.locator("#toasts")).to_contain_text("answered 502")
+        finally:
+            opened.set()
+        ended(running, job)
+        broken.clear()
+        expect(page.locator(".state")).to_have_text("finished")
+        expect(page.locator("#toasts")).to_contain_text("offers.csv is finished")
+
+
+def test_what_is_opened_and_focused_stays_as_a_job_goes_on(browser):
+    engine, opened = gate("Brand95 ")
+    with serving(engine, batch=10, queue=80) as running, browsing(browser, running) as page:
+        try:
+            head, rows = table(100).split(b"\n", 1)
+            begun(running, head + b"\nx1,,Shoes\nx2,,Shoes\n" + rows)
+            page.goto("/jobs")
+            page.get_by_role("button", name="Show 2 failed").click()
+            expect(page.locator(".failed tbody tr")).to_have_count(2)
+            page.locator(".job select").select_option("xlsx")
+            page.focus(".job select")
+        finally:
+            opened.set()
+        expect(page.locator(".state")).to_have_text("finished")
+        expect(page.locator(".failed tbody tr")).to_have_count(2)
+        expect(page.locator(".job select")).to_be_focused()
+        expect(page.locator(".job select")).to_have_value("xlsx")
+
+
+def test_another_file_begins_anew_however_long_the_name_of_the_first(browser, sent):
     with serving(ScriptedEngine()) as running, browsing(browser, running) as page:
-        assert running.extract({"id": "1", "category": "Shoes", "title": "Tarn Boot"}, keep=True).status_code == 200
-        page.goto("/schemas")
-        page.select_option("#category", "Shoes")
-        expect(page.locator(".attribute")).to_have_count(2)
-        expect(page.locator("#titles")).to_have_value("Tarn Boot")
-        accessible(page)
-        page.click("#add")
-        page.keyboard.type("Color")
+        page.expected = ["422"]
+        page.goto("/jobs")
+        page.set_input_files("#file", sent(OFFERS[:3], f"{'x' * 180}.jsonl"))
+        page.select_option("#schema", "own")
+        page.fill("#attributes", "Sole, Sole")
+        page.click("#start")
         expect(page.locator("#problem")).to_contain_text("stands twice")
-        page.locator(".attribute >> nth=2").locator("[name=name]").fill("Heel")
-        page.locator(".attribute >> nth=2").locator("[name=type]").select_option("enum")
-        expect(page.locator("#problem")).to_contain_text("Heel: ")
-        page.locator(".attribute >> nth=2").locator("[name=values]").fill("flat, high")
-        expect(page.locator("#problem")).to_be_hidden()
-        page.locator(".attribute >> nth=0").locator("[title=Remove]").click()
-        page.fill("#titles", "Velmora Loafer\n\nMoss Pump\n")
-        page.click("#try")
-        expect(page.locator("#summary")).to_have_text("2 of 2 offers come out differently")
-        assert page.locator(".tried .changed th").all_inner_texts()[:2] == ["Color", "Brand"]
         accessible(page)
-        page.click("#save")
-        expect(page.locator("#toasts")).to_contain_text("Saved as version 1")
-        expect(page.locator("#version")).to_contain_text("Version 1")
-        expect(page.locator(".attribute")).to_have_count(2)
-        names = [a["name"] for a in running.http.get("/v1/schemas/Shoes").json()["attributes"]]
-        assert names == ["Color", "Heel"]
-        page.click("#new")
-        page.fill("#name", "Hats")
-        page.click("#save")
-        expect(page.locator("#category")).to_have_value("Hats")
-
-
-def test_two_editors_do_not_overwrite_each_other(browser):
-    with serving(ScriptedEngine()) as running, browsing(browser, running) as page:
-        page.expected = ["409"]
-        page.goto("/schemas")
-        page.select_option("#category", "Shoes")
-        expect(page.locator("#name")).to_have_value("Shoes")
-        other = {"schema": {"category": "Shoes", "attributes": [{"name": "Sole"}]}, "from_version": 0}
-        assert running.http.put("/v1/schemas/Shoes", json=other).status_code == 200
-        page.fill("#about", "Footwear")
-        page.click("#save")
-        expect(page.locator("#problem")).to_contain_text("version")
-
-
-def test_who_may_not_save_may_try(browser, keyed):
-    running, secrets = keyed
-    with browsing(browser, running, secrets["review"]) as page:
-        page.goto("/schemas")
-        expect(page.locator(".attribute").first).to_be_visible()
-        assert page.locator("#save").count() == 0
-        page.fill("#titles", "Velmora Loafer")
-        page.click("#try")
-        expect(page.locator("#summary")).to_have_text("Nothing changes")
+        page.click("#other-file")
+        expect(page.locator("#problem")).to_be_hidden()
 
 
 def test_quality_over_days(browser):
@@ -143,6 +155,7 @@ def test_quality_over_days(browser):
             "%",
             "75",
             "%",
+            "of",
             "4",
             "0",
         ]

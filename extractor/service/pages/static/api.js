@@ -4,29 +4,30 @@ export const csrf = document.querySelector("meta[name=csrf]").content;
 
 /** A problem that the API answered (RFC 9457). */
 export class Problem extends Error {
-  constructor(status, { title = "It did not work", detail = "", errors = [], type = "" }) {
-    super(detail || title);
+  constructor(status, { title = "It did not work", detail = `The service, or what stands before it, answered ${status}.`, errors = [], type = "" }) {
+    super(detail);
     Object.assign(this, { status, title, errors, kind: type.split(":").at(-1) });
   }
 }
 
+export let ended = false; // the session, and with it what can be done here
+
 /** The answer to a request as JSON, null where there is none. Throws Problem; leaves for the way in where the session has ended. */
 export async function api(method, path, body, { headers = {}, ...options } = {}) {
   const json = body !== undefined && !(body instanceof Blob);
+  const unless = (error, problem) => { throw error.name === "AbortError" ? error : problem; };
   const response = await fetch(path, {
     method, ...options,
     headers: { "X-CSRF-Token": csrf, ...(json && { "Content-Type": "application/json" }), ...headers },
     body: json ? JSON.stringify(body) : body,
-  }).catch(error => {
-    if (error.name === "AbortError") throw error;
-    throw new Problem(0, { title: "No connection", detail: "The service cannot be reached. Nothing is lost; try again." });
-  });
+  }).catch(error => unless(error, new Problem(0, { title: "No connection", detail: "The service cannot be reached. Nothing is lost; try again." })));
   if (response.status === 401 && location.pathname !== "/sign-in") {
-    location.assign(`/sign-in?to=${encodeURIComponent(location.pathname + location.search)}`);
+    ended = true;
+    location.assign(`/sign-in?ended&to=${encodeURIComponent(location.pathname + location.search)}`);
     await new Promise(() => {}); // the page is being left
   }
   if (!response.ok) throw new Problem(response.status, await response.json().catch(() => ({})));
-  return response.status === 204 ? null : response.json();
+  return response.status === 204 ? null : response.json().catch(error => unless(error, new Problem(response.status, {})));
 }
 
 export const $ = selector => document.querySelector(selector);
@@ -59,9 +60,31 @@ export function say(problem, place) {
   place.hidden = false;
 }
 
+const PAUSE = 1500; // milliseconds between two looks
+
+/** A look at once, and again as long as it says that there is more to see; after problems, too, of which it says the first. */
+export function watching(look) {
+  let turn = 0, failed = false;
+  return async function again() {
+    const mine = ++turn;
+    let more = true;
+    try {
+      more = await look();
+      failed = false;
+    } catch (problem) {
+      if (!failed) say(problem);
+      failed = true;
+    }
+    if (more) setTimeout(() => { if (mine === turn) again(); }, PAUSE);
+  };
+}
+
+export const key = category => (category ?? "").trim().toLowerCase(); // by which categories are compared
 export const number = n => n.toLocaleString("en");
 
 $("#sign-out")?.addEventListener("click", async () => {
-  await api("DELETE", "/v1/session");
-  location.assign("/sign-in");
+  try {
+    await api("DELETE", "/v1/session");
+    location.assign("/sign-in");
+  } catch (problem) { say(problem); }
 });

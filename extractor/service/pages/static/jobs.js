@@ -1,4 +1,4 @@
-import { $, Problem, api, csrf, el, number, say, toast } from "./api.js";
+import { $, Problem, api, csrf, el, number, say, toast, watching } from "./api.js";
 
 const FORMATS = { csv: "CSV", xlsx: "Excel", jsonl: "JSON lines", parquet: "Parquet" };
 let upload = null;
@@ -78,6 +78,7 @@ $("#map").addEventListener("submit", async event => {
     another();
     place(job);
     $(`#job-${job.id}`).focus();
+    look();
   } catch (problem) {
     say(problem, $("#problem"));
   } finally {
@@ -85,6 +86,7 @@ $("#map").addEventListener("submit", async event => {
   }
 });
 function another() {
+  $("#problem").hidden = true;
   upload = null;
   $("#map").hidden = true;
   $("#drop").hidden = false;
@@ -122,23 +124,26 @@ function facts(job) {
 }
 
 function card(job) {
-  const button = (text, act, more = {}) => el("button", { type: "button", onclick: act, ...more }, text);
+  const button = (name, text, act, more = {}) => el("button", { type: "button", name, onclick: act, ...more }, text);
   const change = verb => async () => {
-    try { place(await api("POST", `/v1/jobs/${job.id}/${verb}`)); } catch (problem) { say(problem); }
+    try {
+      place(await api("POST", `/v1/jobs/${job.id}/${verb}`));
+      look();
+    } catch (problem) { say(problem); }
   };
-  const remove = button("Delete", () => {
+  const remove = button("delete", "Delete", () => {
     if (remove.textContent === SURE) return forget(job);
     remove.textContent = SURE;
     remove.className = "danger";
   }, { className: "quiet", onblur: () => { remove.textContent = "Delete"; remove.className = "quiet"; } });
-  const format = el("select", { ariaLabel: `Format of ${job.name}` }, Object.entries(FORMATS).map(([ending, name]) => el("option", { value: ending }, name)));
-  const download = el("a", { className: "button", href: `/v1/jobs/${job.id}/results?format=csv`, download: "" }, "Download");
+  const format = el("select", { name: "format", ariaLabel: `Format of ${job.name}` }, Object.entries(FORMATS).map(([ending, name]) => el("option", { value: ending }, name)));
+  const download = el("a", { name: "download", className: "button", href: `/v1/jobs/${job.id}/results?format=csv`, download: "" }, "Download");
   format.addEventListener("change", () => { download.href = `/v1/jobs/${job.id}/results?format=${format.value}`; });
   const actions = [
     job.counts.rows > 0 && [format, download],
-    job.counts.dead > 0 && button(`Show ${number(job.counts.dead)} failed`, () => failures(job), { className: "quiet" }),
-    live(job) && button("Cancel", change("cancel"), { className: "quiet" }),
-    (job.state === "cancelled" || job.state === "failed") && button("Go on", change("resume")),
+    job.counts.dead > 0 && button("failures", `Show ${number(job.counts.dead)} failed`, () => failures(job), { className: "quiet" }),
+    live(job) && button("cancel", "Cancel", change("cancel"), { className: "quiet" }),
+    (job.state === "cancelled" || job.state === "failed") && button("resume", "Go on", change("resume")),
     !live(job) && remove,
   ].flat().filter(Boolean);
   return el("article", { id: `job-${job.id}`, className: "panel job", tabIndex: -1, ariaLabelledby: `name-${job.id}` },
@@ -172,39 +177,32 @@ async function failures(job) {
   } catch (problem) { say(problem); }
 }
 
-const following = new Map();
+/** The card of a job in place of its card before, with what was chosen, opened and focused there. */
 function place(job) {
-  const there = $(`#job-${job.id}`), had = there?.contains(document.activeElement) && document.activeElement.textContent;
-  const made = card(job);
-  if (there) {
-    const chosen = there.querySelector("select")?.value, now = made.querySelector("select");
-    if (chosen && now) { now.value = chosen; now.dispatchEvent(new Event("change")); }
-    there.replaceWith(made);
-    if (had) [...made.querySelectorAll("button, a")].find(e => e.textContent === had)?.focus();
-  } else $("#jobs").prepend(made);
+  const there = $(`#job-${job.id}`), made = card(job);
+  made.job = job;
   $("#no-jobs").hidden = true;
-  if (live(job)) follow(job);
+  if (!there) return $("#jobs").prepend(made);
+  const had = there.contains(document.activeElement) && document.activeElement;
+  const chosen = there.querySelector("select")?.value, now = made.querySelector("select");
+  if (chosen && now) { now.value = chosen; now.dispatchEvent(new Event("change")); }
+  made.querySelector(".failed").replaceWith(there.querySelector(".failed"));
+  there.replaceWith(made);
+  if (had) (made.contains(had) ? had : made.querySelector(`[name="${had.name}"]`) ?? made).focus({ preventScroll: true });
 }
 
-function follow(job) {
-  if (following.has(job.id)) return;
-  const events = new EventSource(`/v1/jobs/${job.id}/events`);
-  following.set(job.id, events);
-  events.addEventListener("progress", event => {
-    const now = JSON.parse(event.data);
-    if (!live(now)) {
-      events.close();
-      following.delete(job.id);
-      if (now.state === "finished") toast(`${now.name} is finished.`);
-    }
-    place(now);
-  });
-}
-
-async function start() {
+const look = watching(async () => {
+  const cards = [...$("#jobs").children], first = $("#jobs").ariaBusy === "true";
   const { jobs } = await api("GET", "/v1/jobs");
-  for (const job of [...jobs].reverse()) place(job);
+  for (const job of [...jobs].reverse()) {
+    const card = cards.find(card => card.job.id === job.id);
+    if (!first && (!card?.isConnected || JSON.stringify(card.job) === JSON.stringify(job))) continue;
+    if (card && live(card.job) && job.state === "finished") toast(`${job.name} is finished.`);
+    place(job);
+  }
+  for (const card of cards) if (!jobs.some(job => job.id === card.job.id)) card.remove();
   $("#jobs").ariaBusy = "false";
-  $("#no-jobs").hidden = jobs.length > 0;
-}
-start().catch(problem => say(problem, $("#problem")));
+  $("#no-jobs").hidden = $("#jobs").childElementCount > 0;
+  return [...$("#jobs").children].some(card => live(card.job));
+});
+look();

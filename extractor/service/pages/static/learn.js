@@ -1,15 +1,13 @@
 // What people decided becomes an adapter: trained, compared, promoted.
-import { api, el, number, say, toast } from "./api.js";
+import { api, el, key, number, say, toast, watching } from "./api.js";
 
-const LOOK = 2000; // milliseconds between two looks at a training
-const key = category => (category ?? "").trim().toLowerCase();
 const of = category => one => one.category === null || one.category === "" || key(one.category) === key(category);
 const live = job => job?.state === "waiting" || job?.state === "running";
 const points = value => value.toFixed(1).replace("-", "−");
 const signed = value => (value < 0 ? "" : "+") + points(value);
 const button = (text, act, className = "") => el("button", { type: "button", className, onclick: act }, text);
 
-let panels = [], admin = false, known = null, timer = null;
+let panels = [], admin = false, known = null;
 
 /** Fill the places `{ place, category, labelled }`, and follow what is trained. */
 export function learning(places, may) {
@@ -17,8 +15,7 @@ export function learning(places, may) {
   return look();
 }
 
-async function look() {
-  clearTimeout(timer);
+const look = watching(async () => {
   const before = known;
   known = await api("GET", "/v1/adapters/jobs");
   for (const job of known.jobs) {
@@ -26,8 +23,8 @@ async function look() {
     if (live(was) && job.state === "finished") toast(`${job.reference} is trained and compared.`);
   }
   for (const panel of panels) fill(panel);
-  if (known.jobs.some(live)) timer = setTimeout(() => look().catch(say), LOOK);
-}
+  return known.jobs.some(live);
+});
 
 function fill(panel) {
   const job = known.jobs.find(of(panel.category)), serving = known.serving.find(of(panel.category))?.reference;
@@ -48,7 +45,7 @@ function shown({ place, category, labelled }, job, serving) {
       return answer;
     } catch (problem) { say(problem); } finally {
       place.ariaBusy = "false";
-      await look().catch(say);
+      await look();
     }
   };
   const state = job?.state, missing = Math.max(0, known.enough - labelled);

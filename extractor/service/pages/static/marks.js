@@ -28,14 +28,14 @@ export function marked(text, spans) {
   return fragment;
 }
 
-/** Where a selection lies in an element that shows one text: {begin, end} in code points, or null. */
+/** Where a selection that begins in an element that shows one text lies in it: {begin, end} in code points, or null. */
 export function selected(element) {
   const selection = getSelection();
-  if (!selection.rangeCount || selection.isCollapsed) return null;
-  const range = selection.getRangeAt(0);
-  if (!element.contains(range.startContainer) || !element.contains(range.endContainer)) return null;
-  const before = document.createRange();
-  before.selectNodeContents(element);
+  if (!selection.rangeCount || selection.isCollapsed || !element.contains(selection.anchorNode)) return null;
+  const range = selection.getRangeAt(0).cloneRange(), before = document.createRange();
+  before.selectNodeContents(element); // what was dragged beyond its lines, or clicked three times, ends with it
+  if (range.compareBoundaryPoints(Range.START_TO_START, before) < 0) range.setStart(element, 0);
+  if (range.compareBoundaryPoints(Range.END_TO_END, before) > 0) range.setEnd(element, element.childNodes.length);
   before.setEnd(range.startContainer, range.startOffset);
   const length = text => Array.from(text).length;
   const lead = length(before.toString()), text = range.toString(), kept = text.trim();

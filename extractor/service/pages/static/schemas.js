@@ -1,7 +1,7 @@
-import { $, Problem, api, el, say, toast } from "./api.js";
+import { $, Problem, api, el, key, say, toast } from "./api.js";
 
 const TYPES = { text: "text", enum: "one of a list", number: "number", boolean: "yes or no" };
-let served = null, from = 0; // the schema as it is served, and its version
+let served = null, from = 0, begun = null; // the schema as it is served, its version, and the draft before any change
 
 const list = text => text.split(",").map(part => part.trim()).filter(Boolean);
 
@@ -11,10 +11,15 @@ function row(attribute = {}) {
   const type = el("select", { name: "type" }, Object.entries(TYPES).map(([value, name]) => el("option", { value, selected: value === (attribute.type ?? "text") }, name)));
   const move = (step, label, sign) => el("button", { type: "button", className: "quiet icon", ariaLabel: label, title: label, onclick: () => {
     const other = step < 0 ? made.previousElementSibling : made.nextElementSibling;
-    if (other) step < 0 ? other.before(made) : other.after(made);
+    if (other) step < 0 ? made.after(other) : made.before(other); // what is moved keeps the focus
     changed();
   } }, sign);
-  const remove = el("button", { type: "button", className: "quiet icon", ariaLabel: "Remove", title: "Remove", onclick: () => { made.remove(); changed(); } }, "×");
+  const remove = el("button", { type: "button", className: "quiet icon", ariaLabel: "Remove", title: "Remove", onclick: () => {
+    const next = made.nextElementSibling ?? made.previousElementSibling;
+    made.remove();
+    (next?.querySelector("[title=Remove]") ?? $("#add")).focus();
+    changed();
+  } }, "×");
   const multiple = el("label", { className: "check" }, el("input", { type: "checkbox", name: "multiple", checked: attribute.multiple ?? false }), "several values");
   const made = el("fieldset", { className: "attribute" }, el("legend", { className: "vh" }, attribute.name || "New attribute"),
     field("Name", text("name", attribute.name)), field("Type", type), field("Description", text("description", attribute.description, "What counts, what does not"), "wide"),
@@ -50,20 +55,22 @@ function draft() {
   return { category: $("#name").value.trim() || null, description: $("#about").value.trim() || null, attributes };
 }
 
-const plain = schema => JSON.stringify({ category: schema.category ?? null, description: schema.description ?? null, attributes: schema.attributes.map(a => [a.name, a.type ?? "text", a.description ?? null, a.examples ?? [], a.values ?? [], a.unit ?? null, a.multiple ?? false]) });
-const different = () => !served || plain(draft()) !== plain(served);
+const different = () => begun !== null && JSON.stringify(draft()) !== begun;
+const leaving = () => !different() || confirm("Leave what is not saved?");
 
 let soon = 0;
 function changed() {
   $("#changed").textContent = different() ? "Not saved yet" : "";
-  $("#revert").hidden = !served || !different();
+  $("#revert").hidden = !different();
   clearTimeout(soon);
   soon = setTimeout(check, 400);
 }
 
 async function check() {
   try {
-    const { problems, warnings } = await api("POST", "/v1/schemas/validate", { schema: draft() });
+    const schema = draft(), { problems, warnings } = await api("POST", "/v1/schemas/validate", { schema });
+    const same = !served && summaries.find(s => key(s.category) === key(schema.category));
+    if (same) problems.push({ message: `${same.category} exists already; choose it above` });
     $("#problem").hidden = !problems.length;
     $("#problem").replaceChildren(...problems.flatMap(p => [where(p), el("br")]).slice(0, -1));
     $("#warnings").hidden = !warnings.length;
@@ -99,10 +106,13 @@ function show(schema, version) {
   $("#summary").textContent = "";
   $("#changed").textContent = "";
   $("#revert").hidden = true;
+  clearTimeout(soon);
+  begun = JSON.stringify(draft());
 }
 
 async function load(category) {
   const found = await api("GET", `/v1/schemas/${encodeURIComponent(category)}`);
+  if ($("#category").value !== category) return; // another one was chosen meanwhile
   const summary = summaries.find(s => s.category === category) ?? {};
   show(found, summary.version ?? 0);
   suggest(category);
@@ -112,8 +122,11 @@ async function load(category) {
 /** Offers of the category that were extracted before, unless somebody has written titles. */
 let suggested = [];
 async function suggest(category) {
-  if ($("#titles").value !== suggested.map(line).join("\n")) return;
-  suggested = await api("GET", `/v1/feedback/offers?category=${encodeURIComponent(category)}`);
+  const written = () => $("#titles").value !== suggested.map(line).join("\n");
+  if (written()) return;
+  const offers = await api("GET", `/v1/feedback/offers?category=${encodeURIComponent(category)}`);
+  if (written() || $("#category").value !== category) return;
+  suggested = offers;
   $("#titles").value = suggested.map(line).join("\n");
 }
 const line = offer => offer.title.replace(/\s+/g, " ").trim();
@@ -129,22 +142,27 @@ async function refresh(chosen) {
 }
 
 function fresh() {
+  $("#category").selectedIndex = -1;
   show({ category: "", attributes: [{ name: "Brand" }] }, null);
   $("#version").textContent = "";
   $("#name").focus();
 }
 
-$("#category").addEventListener("change", () => load($("#category").value).catch(problem => say(problem)));
-$("#new").addEventListener("click", fresh);
+const back = () => { $("#category").value = served?.category ?? ""; };
+$("#category").addEventListener("change", () => leaving() ? load($("#category").value).catch(problem => { back(); say(problem); }) : back());
+$("#new").addEventListener("click", () => { if (leaving()) fresh(); });
+addEventListener("beforeunload", event => { if (different()) event.preventDefault(); });
 $("#add").addEventListener("click", () => {
   $("#rows").append(row());
   $("#rows").lastElementChild.querySelector("[name=name]").focus();
 });
-$("#revert").addEventListener("click", () => { show(served, from); });
+$("#revert").addEventListener("click", () => { served ? show(served, from) : fresh(); });
 $("#schema").addEventListener("input", changed);
+$("#schema").addEventListener("keydown", event => { if (event.key === "Enter" && event.target.matches("input")) event.preventDefault(); }); // a save serves at once
 $("#schema").addEventListener("submit", async event => {
   event.preventDefault();
   const schema = draft();
+  clearTimeout(soon);
   if (!(await check())) return;
   try {
     const saved = await api("PUT", `/v1/schemas/${encodeURIComponent(schema.category)}`, { schema, from_version: from });
@@ -161,8 +179,10 @@ $("#try").addEventListener("click", async () => {
   $("#results").ariaBusy = "true";
   try {
     const { results } = await api("POST", "/v1/schemas/try", { schema, offers: titles.map((title, i) => ({ ...(suggested.find(offer => line(offer) === title) ?? { title }), id: `try-${i + 1}`, category: schema.category })) });
-    const n = results.filter(r => r.changes.length).length;
-    $("#summary").textContent = n ? `${n} of ${results.length} offers come out differently` : "Nothing changes";
+    const failed = results.filter(r => r.after.failure).length, n = results.filter(r => r.changes.length).length;
+    const of = (part, one, more) => `${part} of ${results.length} ${results.length === 1 ? "offer" : "offers"} ${part === 1 ? one : more}`;
+    const said = [n ? of(n, "comes out differently", "come out differently") : failed < results.length && "Nothing changes", failed && of(failed, "fails", "fail")];
+    $("#summary").textContent = said.filter(Boolean).join("; ");
     $("#results").replaceChildren(...results.map(compared));
   } catch (problem) {
     if (!(problem instanceof Problem)) throw problem;

@@ -1,5 +1,6 @@
 import { $, Problem, api, say } from "./api.js";
 
+$("#ended").hidden = !new URLSearchParams(location.search).has("ended");
 $("#sign-in").addEventListener("submit", async event => {
   event.preventDefault();
   const field = $("#key");
