@@ -7,8 +7,8 @@ import pytest
 from browsing import accessible, browsing, chromium
 from openpyxl import load_workbook
 from playwright.sync_api import expect
+from reviewing import select
 from serving import serving
-from test_pages_review import select
 
 from extractor.database import Database
 from extractor.engines import create_engine
