@@ -49,7 +49,8 @@ def test_events_tell_of_a_job_until_it_ends(monkeypatch):
         running.until(lambda: not running.service.watched)
 
 
-def test_events_end_where_the_job_is_deleted():
+def test_events_end_where_the_job_is_deleted(monkeypatch):
+    monkeypatch.setattr("extractor.service.api.jobs.LOOK", 2.0)  # so that it is gone by then
     engine, opened = gate("Brand1 ")
     with serving(engine) as running, ThreadPoolExecutor(1) as pool:
         job = begun(running, table(3))
@@ -102,7 +103,7 @@ def test_a_job_is_cancelled_and_goes_on_where_it_stopped():
 
 def test_a_job_that_stops_before_its_next_part_is_as_far_as_it_was():
     engine, opened = gate("Brand250 ")
-    with serving(engine) as running:
+    with serving(engine) as running, ThreadPoolExecutor(1) as pool:
         job = begun(running, table(300))
         look = lambda: running.http.get(f"/v1/jobs/{job['id']}").json()  # noqa: E731
         stopped = lambda: job["id"] not in running.service.jobs._running  # noqa: E731
@@ -112,8 +113,14 @@ def test_a_job_that_stops_before_its_next_part_is_as_far_as_it_was():
         running.until(stopped)
         before = look()["fraction"]
         assert 0 < before < 1
-        running.service.jobs.cancel("ann", running.service.jobs.resume("ann", job["id"]) and job["id"])
+        opened.clear()
+        pool.submit(running.extract, OFFER | {"title": "Brand250 Boot"})
+        running.until(lambda: running.service.batcher.extracting)
+        running.http.post(f"/v1/jobs/{job['id']}/resume")
+        running.until(lambda: running.service.batcher.waiting)
+        running.http.post(f"/v1/jobs/{job['id']}/cancel")
         running.until(stopped)
+        opened.set()
         assert look()["state"] == "cancelled" and look()["fraction"] == before
 
 
