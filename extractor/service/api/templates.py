@@ -133,9 +133,8 @@ def preview(body: PreviewRequest, service: Served) -> PreviewAnswer:
     if (found := prompter.schema_for(offer)) is None:
         raise InputError("name the category of a served schema, or give attributes")
     text = prompter.template_for(found).source if body.text is None else _lines(body.text)
-    messages = sandbox.rendered(
-        text, found, *prompter.shown(offer, found)
-    )  # what was saved may loop over one offer alone
+    # What was saved may loop over one offer alone.
+    messages = sandbox.rendered(text, found, *prompter.shown(offer, found))
     return PreviewAnswer(schema_=found.reference, messages=[ShownMessage(**m) for m in messages])
 
 
