@@ -185,7 +185,8 @@ def test_grouped_products_are_those_of_vllm_and_none_without_an_adapter(tokens, 
 
 
 @pytest.mark.model
-def test_vllm_serves_several_adapters_and_the_base_in_one_batch(registry):
+def test_vllm_serves_several_adapters_and_the_base_in_one_batch(registry, monkeypatch):
+    monkeypatch.setattr("extractor.engines.vllm_offline.cpu_dtype", lambda: "float32")  # as transformers has it
     found = list(Registry(registry).adapters())
     engine = create_engine("vllm", adapters=found)
     template = load_template("extract")
