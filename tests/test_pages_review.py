@@ -219,6 +219,26 @@ def test_offers_without_a_category_are_not_those_of_all(browser, running):
         expect(page.locator("#waiting")).to_have_text("2")
 
 
+def test_filters_that_are_changed_quickly_hide_nothing(browser, running):
+    keep(running, ("1", "Velmora bag", None, {"Brand": [("Velmora", 0.1)]}))
+    keep(running, ("2", "Moss boot", None, {"Brand": [("Moss", 0.2)]}), category="Shoes")
+    with browsing(browser, running) as page:
+        page.goto("/review")
+        question(page, "1", "Brand")
+        held, free = [], []
+        page.route("**/v1/feedback/claim", lambda route: route.continue_() if free else held.append(route))
+        with page.expect_request("**/v1/feedback/claim"):
+            page.select_option("#order", "frequent")
+        with page.expect_response("**/v1/feedback/counts*"):
+            page.select_option("#category", "Shoes")
+        free.append(True)
+        for route in held:
+            route.continue_()
+        question(page, "2", "Brand")
+        page.keyboard.press("y")
+        expect(page.locator("#done-title")).to_have_text("Nothing waits here")
+
+
 def test_long_texts_stay_within_the_window(browser, running):
     long, name = ("Velmora " * 25).strip(), "A" * 100
     keep(running, *((str(n), f"{long} bag {n}", None, {"Brand": [(long, 0.1)]}) for n in range(2)))

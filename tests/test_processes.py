@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -45,8 +45,10 @@ def down(request):
 
 
 def children() -> list[int]:
-    task = Path(f"/proc/{os.getpid()}/task")
-    found = [int(p) for t in task.iterdir() for p in (t / "children").read_text().split()]
+    found = []
+    for task in Path(f"/proc/{os.getpid()}/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended since
+            found += [int(p) for p in (task / "children").read_text().split()]
     return [p for p in found if b"spawn_main" in Path(f"/proc/{p}/cmdline").read_bytes()]
 
 

@@ -237,7 +237,11 @@ def test_what_openapi_promises(keyed, mode):
             sent = case.meta.components.get(ParameterLocation.HEADER)
             if sent and sent.mode.is_negative:
                 excluded.append(negative_data_rejection)
-            case.call_and_validate(headers=headers, excluded_checks=excluded)
+            answer = case.call(headers=headers)
+            if (
+                answer.status_code != 400 or answer.text != "Invalid HTTP request received."
+            ):  # no request, to the server
+                case.validate_response(answer, excluded_checks=excluded)
 
         holds()
 

@@ -4,7 +4,7 @@ import { confidence, marked, selected } from "./marks.js";
 const AHEAD = 12, LOW = 5; // items held, and how few are left when more are fetched
 let queue = [], fetching = null, drained = false, stuck = null, round = 0;
 let settled = []; // what was accepted at once while a claim was on its way, which may bring some of it
-let sending = Promise.resolve(), unsent = 0; // decisions go out one after the other, behind the page's back
+let claiming = Promise.resolve(), sending = Promise.resolve(), unsent = 0; // decisions go out one after the other, behind the page's back
 
 /** The category that is chosen, "" for none, and undefined for all. */
 const chosen = () => ("all" in $("#category").selectedOptions[0].dataset ? undefined : $("#category").value);
@@ -17,8 +17,14 @@ const cell = item => JSON.stringify([item.offer_id, item.attribute]);
 function fetchMore(first = false) {
   if (fetching || drained || queue.length > LOW) return fetching;
   const mine = round;
-  // After what was decided: equal cases that are just being accepted wait no more. What was claimed before and left is given again.
-  const claim = sending.then(() => first && api("POST", "/v1/feedback/release")).then(() => api("POST", "/v1/feedback/claim", { n: AHEAD, order: $("#order").value, ...filters() }));
+  // After what was decided, for equal cases that are just being accepted wait no more; and after the claim before, of which it is to be
+  // given what was left.
+  const claim = Promise.all([sending, claiming]).then(async () => {
+    if (mine !== round) return { items: [] };
+    if (first) await api("POST", "/v1/feedback/release");
+    return api("POST", "/v1/feedback/claim", { n: AHEAD, order: $("#order").value, ...filters() });
+  });
+  claiming = claim.catch(() => {});
   fetching = claim.then(({ items }) => {
     if (mine !== round) return;
     [fetching, stuck, drained] = [null, null, items.length === 0];
