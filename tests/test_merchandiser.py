@@ -42,6 +42,7 @@ def test_the_first_day(running, tmp_path):
         sheet.writerows([r["id"], r["title"], r["description"] or "", r["category"], "9.99"] for r in rows)
     with chromium() as browser, browsing(browser, service, secret) as page:
         page.click("text=Jobs")
+        expect(page.locator("#jobs[aria-busy=false]")).to_be_attached()  # the page is brought to life
         page.set_input_files("#file", tmp_path / "Spring offers.csv")
         expect(page.locator("#column-title")).to_have_value("Product name")
         assert [page.input_value(f"#column-{f}") for f in ("description", "category", "id")] == [

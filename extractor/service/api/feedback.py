@@ -83,7 +83,7 @@ class ClaimRequest(Body):
         json_schema_extra={"examples": [{"n": 20, "order": "uncertain"}, {"order": "frequent", "category": "Shoes"}]}
     )
 
-    n: int = Field(default=20, ge=1, le=MOST_ITEMS)
+    n: int = Field(default=20, ge=1, le=MOST_ITEMS, strict=True)
     order: Order = "uncertain"
     category: Category | None = None
     attribute: AttributeName | None = None
