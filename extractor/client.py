@@ -233,14 +233,7 @@ class Client:
         return response.json() if response.content else None
 
     def _answer(
-        self,
-        method: str,
-        path: str,
-        body: Any = None,
-        *,
-        file: Path | None = None,
-        stream: bool = False,
-        **more: Any,
+        self, method: str, path: str, body: Any = None, *, file: Path | None = None, stream: bool = False, **more: Any
     ) -> httpx.Response:
         """What is no problem; a `stream` is not read yet."""
         begun, wait = time.monotonic(), 1.0

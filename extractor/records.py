@@ -60,8 +60,8 @@ class Evidence(_Frozen):
     """Where a value stands: `begin` and `end` in Unicode code points of the original text, `end` exclusive."""
 
     field: Literal["title", "description"]
-    begin: int = Field(ge=0)
-    end: int = Field(gt=0)
+    begin: int = Field(ge=0, strict=True)
+    end: int = Field(gt=0, strict=True)
 
 
 class AttributeValue(_Frozen):

@@ -42,6 +42,7 @@ from extractor.workshop import Opened
 Asks = tuple[Settings, Sequence[LabelledOffer], Template | None]
 KIND = "extract"
 WORK, SCHEMAS = "work", "schemas"
+UNFINISHED = (WAITING, RUNNING, CANCELLED, FAILED)
 PART = 64  # offers of a chunk, at most: between two of them others have their turn
 TRIES, PAUSE, LONGEST = 8, 5.0, 60.0  # how often a failing disk or store is tried again, and the seconds in between
 LONG = 600.0  # seconds of work after which a failure is the first one again
@@ -183,10 +184,7 @@ class Jobs:
     def _refuse_more(self, who: str, identity: str) -> None:
         if self.job(identity):  # asked twice
             return
-        if (
-            len(self.journal.jobs([WAITING, RUNNING, CANCELLED, FAILED], [who], KIND, self._unfinished))
-            == self._unfinished
-        ):
+        if len(self.journal.jobs(UNFINISHED, [who], KIND, self._unfinished)) == self._unfinished:
             raise TooMuch(
                 f"{self._unfinished} jobs of this key are not finished, and no more may be; wait until some are, or delete "
                 "those that were cancelled or have failed: DELETE /v1/jobs/ID",
