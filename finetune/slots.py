@@ -232,7 +232,7 @@ def slots_of(lexicon: Lexicon, rng: Random, category: Category, kinds: Sequence[
             if _foreign(lexicon, category, kinds, source, lexicon.general[source]):
                 slots.append(_text_slot(lexicon, rng, category, source, lexicon.general[source]))
                 slots[-1].present = rng.choice((0.1, 0.4, 0.8))
-        for _ in range(rng.choice((0, 0, 1, 2))):  # asked, but no offer of this category has it
+        for _ in range(rng.choice((0, 0, 1, 2, 3))):  # asked, but no offer of this category has it
             other = rng.choice([c for c in lexicon.categories if c.language == "en"])
             source = rng.choice(sorted(other.attributes))
             if _foreign(lexicon, category, kinds, source, other.attributes[source]):
@@ -240,6 +240,9 @@ def slots_of(lexicon: Lexicon, rng: Random, category: Category, kinds: Sequence[
                 slots[-1].present = 0.0
         if rng.random() < 0.12 and all(_foreign(lexicon, category, (), source, ()) for source in _SIDES.values()):
             slots += _measured_slots(lexicon, rng)
+    if len(slots) > 8 and rng.random() < 0.4:  # the more a catalogue asks for, the less an offer says of it
+        for slot in slots:
+            slot.present *= rng.choice((0.2, 0.7))
     rng.shuffle(slots)
     distinct: dict[str, Slot] = {}
     for slot in slots:

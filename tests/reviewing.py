@@ -103,7 +103,7 @@ def keep(running, *rows, category="Bags"):
                 name: [value(v, title, description, *c) for v, *c in found] for name, found in attributes.items()
             },
             "provenance": {
-                "model": "base@4",
+                "model": "base@5",
                 "engine": "scripted",
                 "template": "extract@2",
                 "template_sha256": "0",

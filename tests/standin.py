@@ -58,7 +58,7 @@ def adapter(out, given):
     card = Card(
         name=out.name,
         version=int(folder.name),
-        base="base@4",
+        base="base@5",
         base_fingerprint="0" * 16,
         schemas={schema.category: schema.reference},
         template=template.reference,

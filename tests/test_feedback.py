@@ -16,7 +16,7 @@ from extractor.records import Provenance, Usage
 
 BRAND, COLOR = Attribute(name="Brand"), Attribute(name="Color", multiple=True)
 WIDTH = Attribute(name="Width", type="enum", values=("narrow", "wide"))
-PROVENANCE = {"model": "base@4", "engine": "scripted", "template": "extract@2", "template_sha256": "0", "schema": "s@1"}
+PROVENANCE = {"model": "base@5", "engine": "scripted", "template": "extract@2", "template_sha256": "0", "schema": "s@1"}
 USAGE = Usage(prompt_tokens=1, cached_tokens=0, output_tokens=1)
 
 

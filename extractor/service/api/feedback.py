@@ -45,7 +45,7 @@ RECORD: JsonValue = {
         ]
     },
     "provenance": {
-        "model": "base@4",
+        "model": "base@5",
         "engine": "vllm",
         "template": "extract@2",
         "template_sha256": "0",
