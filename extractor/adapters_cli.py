@@ -18,13 +18,14 @@ def list_adapters(registry: AdaptersFolder) -> None:
     """All adapters with their scores; what serves a category is marked."""
     opened = Registry(registry)
     serving = opened.serving()
+    measured = {e["adapter"]: e["evidence"].get("f1") for e in opened.history if e["adapter"]}  # when it was promoted
     table = Table()
     for heading in ("adapter", "categories", "serves", "base", "labels", "held-out F1", "created"):
         table.add_column(heading, no_wrap=heading in ("adapter", "base"))
     for adapter in opened.adapters():
         if card := adapter.card:
             served = [c for c in card.schemas if serving.get(c) == adapter.reference]
-            f1 = card.scores.get("f1")
+            f1 = measured.get(adapter.reference) or card.scores.get("f1")
             row = (", ".join(card.schemas), ", ".join(served), card.base, str(card.labels), f"{f1:.1f}" if f1 else "")
             table.add_row(adapter.reference, *row, card.created[:16])
     Console().print(table)

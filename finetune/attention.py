@@ -57,11 +57,12 @@ def _on_cpu(
     query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, begins: torch.Tensor, scaling: float | None
 ) -> torch.Tensor:
     lengths = torch.nn.functional.pad(begins, (0, 1), value=len(query)).diff().tolist()
-    pieces = (part.transpose(0, 1)[None].split(lengths, 2) for part in (query, key, value))
-    attended = [
-        torch.nn.functional.scaled_dot_product_attention(*piece, is_causal=True, scale=scaling)
-        for piece in zip(*pieces, strict=True)
-    ]
+    pieces = (part.float().transpose(0, 1)[None].split(lengths, 2) for part in (query, key, value))
+    with torch.autocast("cpu", enabled=False):  # its gradients take a CPU half as long again in bfloat16
+        attended = [
+            torch.nn.functional.scaled_dot_product_attention(*piece, is_causal=True, scale=scaling)
+            for piece in zip(*pieces, strict=True)
+        ]
     return torch.cat(attended, 2)[0].transpose(0, 1)
 
 

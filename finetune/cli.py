@@ -54,8 +54,11 @@ def lora(
     epochs: Annotated[int | None, typer.Option(min=1, help="(default: by the number of labels, 8 to 40)")] = None,
     batch: Annotated[int, typer.Option(min=1, help="Offers a pass.")] = 8,
     accumulate: Annotated[int, typer.Option(min=1, help="Passes a step.")] = 1,
-    held_out: Annotated[float, typer.Option(help="Share of the labels for early stopping, of 50 or more.")] = 0.1,
-    patience: Annotated[int, typer.Option(help="Epochs without a better score.")] = 4,
+    held_out: Annotated[
+        float,
+        typer.Option(min=0.0, max=0.9, help="Share of the labels that early stopping goes by; 0: learn from all."),
+    ] = 0.0,
+    patience: Annotated[int, typer.Option(help="With --held-out: epochs without a better score.")] = 4,
     augment: Annotated[
         str, typer.Option(help="swap, order, drop, case, typos, synonyms: names with commas.")
     ] = "swap,order,drop",

@@ -28,7 +28,7 @@ class Adapters:
         self._settings = settings.model_copy(update={"engine": "huggingface", "k": 0, "calibration": "none"})
 
     def _recipe(self, labels: Sequence[LabelledOffer], seed: int, epochs: float) -> Recipe:
-        return recipe_for(len(labels), seed=seed, held_out=0.0, epochs=epochs)
+        return recipe_for(len(labels), seed=seed, epochs=epochs)
 
     def inputs(self, dataset: Dataset, labels: Sequence[LabelledOffer], seed: int, epochs: float) -> dict[str, Any]:
         template = load_template(self._settings.template)

@@ -18,12 +18,13 @@ from extractor.config import Settings
 from extractor.errors import InputError
 from extractor.records import LabelledOffer
 from extractor.schema import AttributeSchema
-from finetune.lora import FEW, Recipe, tune
+from finetune.lora import Recipe, tune
 
 if TYPE_CHECKING:
     from optuna import Trial
 
 SHARE = 0.2  # of the labels, held out from all trials
+LEAST = 50  # labels
 AUGMENTED = ("", "swap", "swap,order,drop", "swap,order,drop,case,typos,synonyms")
 
 
@@ -63,8 +64,8 @@ def search(
 
     if trials is None and minutes is None:
         raise InputError("a search needs a budget: --trials or --minutes")
-    if len(labels) < FEW:
-        raise InputError(f"{len(labels)} labels are too few to hold any out for a search; it takes {FEW}")
+    if len(labels) < LEAST:
+        raise InputError(f"{len(labels)} labels are too few to hold any out for a search; it takes {LEAST}")
 
     def objective(trial: "Trial") -> float:
         def scored(step: int, f1: float) -> None:

@@ -43,7 +43,8 @@ def test_the_registry_remembers_promotions_and_takes_them_back(registry, tmp_pat
     opened = Registry(root)
     assert opened.serving() == {"Shoes": "shoes@2"} and opened.history[1]["forced"] == "a trial"
     assert run_cli("adapters", "rollback", "shoes", "--adapters", str(root)).stdout == "Shoes: served by shoes@1\n"
-    assert "shoes@1" in run_cli("adapters", "list", "--adapters", str(root)).stdout
+    listed = run_cli("adapters", "list", "--adapters", str(root)).stdout
+    assert "shoes@1" in listed and "80.0" in listed and "81.0" in listed
     shown = json.loads(run_cli("adapters", "show", "shoes@1", "--adapters", str(root)).stdout)
     assert shown["labels"] == 4 and shown["promotions"][0]["evidence"] == {"f1": 80.0}
     assert Registry(root).rollback("Shoes") == ("Shoes", None)

@@ -22,7 +22,7 @@ pytest.importorskip("peft")
 
 from finetune.conversations import IGNORED  # noqa: E402
 from finetune.dataset import AUGMENTATIONS, augmented, batches, checked, complete, divided, example  # noqa: E402
-from finetune.lora import METHODS, SERVED, Recipe, tune  # noqa: E402
+from finetune.lora import METHODS, SERVED, Recipe, _arguments, tune  # noqa: E402
 
 SHOES = AttributeSchema.from_names(["Brand", "Color", "Size"], "Shoes")
 BRANDS = [("Velmora", "Tan"), ("Brindlow", "Navy")]
@@ -181,6 +181,13 @@ def test_full_training_writes_a_model_whose_other_layers_are_as_they_were(tmp_pa
     assert engine.model == "shoes@1" and Extractor(engine, SHOES).extract([LABELS[0]])
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU always trains in bfloat16")
+def test_a_cpu_trains_in_bfloat16_where_it_multiplies_in_it_by_itself(tmp_path, monkeypatch):
+    for able in (True, False):
+        monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {"avx512_bf16": able})
+        assert _arguments(Recipe(), tmp_path, 1, False, "none").bf16 is able
+
+
 def test_training_resumes_exactly_after_a_kill(tmp_path):
     import finetune.lora
 
@@ -232,8 +239,11 @@ MANY = [
 
 def test_early_stopping_goes_by_extraction(tmp_path):
     settings = load_settings(engine="huggingface", k=0, calibration="none")
-    _, card = tune(MANY, [SHOES], settings, tmp_path / "shoes", replace(QUICK, epochs=2, batch=8), report="none")
+    recipe = replace(QUICK, epochs=2, batch=8, held_out=0.1)
+    _, card = tune(MANY, [SHOES], settings, tmp_path / "shoes", recipe, report="none")
     assert card.labels + card.scores["offers"] == 52 and 0 < card.scores["f1"] <= 100
+    _, card = tune(MANY, [SHOES], settings, tmp_path / "shoes", replace(recipe, epochs=1, held_out=0.0), report="none")
+    assert card.labels == 52 and card.scores == {}
 
 
 def test_an_adapter_goes_on_and_says_what_it_forgot(tmp_path):
