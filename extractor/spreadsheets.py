@@ -51,7 +51,7 @@ def opened_sheet(source: str | Path, stream: IO[bytes]) -> Iterator[tuple[int, I
                 yield declared if declared > 1 else 0, _rows(sheet)
         except _Refused as refusal:
             raise InputError(f"{source}: {refusal}") from refusal
-        except (BadZipFile, zlib_error, EOFError, NotImplementedError) as error:
+        except (BadZipFile, zlib_error, EOFError, NotImplementedError) as error:  # the last: an unknown compression
             raise InputError(f"{source}: not a .xlsx workbook, or a broken one: {error}; save it anew") from error
 
 

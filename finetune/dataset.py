@@ -63,8 +63,8 @@ def divided(
     offers: Sequence[LabelledOffer], share: float, seed: int
 ) -> tuple[list[LabelledOffer], list[LabelledOffer]]:
     """Offers to learn from, and about a `share` that is held out; offers with nearly the same title are on one side."""
-    wanted = round(share * len(offers))
-    if not wanted:
+    wanted = min(round(share * len(offers)), len(offers) - 1)  # something is left to learn from
+    if wanted < 1:
         return list(offers), []
     from scipy.sparse.csgraph import connected_components
     from sklearn.feature_extraction.text import TfidfVectorizer

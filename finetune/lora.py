@@ -262,7 +262,7 @@ def _batches(
     )
 
 
-def _halves() -> bool:
+def _multiplies_bfloat16() -> bool:
     """Whether this CPU multiplies in bfloat16 by itself: a step then takes seven tenths of the time (LOG.md)."""
     return bool(torch.cpu.get_capabilities().get("avx512_bf16"))
 
@@ -291,8 +291,8 @@ def _arguments(recipe: Recipe, work: Path, steps: int, stopping: bool, report: s
         report_to=report,
         remove_unused_columns=False,
         dataloader_pin_memory=on_gpu,
-        bf16=on_gpu or _halves(),
-        use_cpu=not on_gpu,
+        bf16=on_gpu or _multiplies_bfloat16(),
+        use_cpu=not on_gpu,  # bf16 is refused otherwise
         seed=recipe.seed,
         disable_tqdm=True,
     )

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from optuna import Trial
 
 SHARE = 0.2  # of the labels, held out from all trials
-LEAST = 50  # labels
+LEAST = 50  # labels: a fifth of fewer does not tell trials apart
 AUGMENTED = ("", "swap", "swap,order,drop", "swap,order,drop,case,typos,synonyms")
 
 

@@ -73,6 +73,7 @@ def test_nearly_the_same_titles_are_never_on_both_sides():
     assert len(training) + len(held_out) == 90 and 9 <= len(held_out) <= 18
     number = {o.id: o.title.split()[4] for o in offers}
     assert not {number[o.id] for o in training} & {number[o.id] for o in held_out}
+    assert all(divided(offers[:n], 0.9, seed=1)[0] for n in range(1, 6))
     assert divided(offers, 0.0, seed=1) == (offers, [])
 
 
